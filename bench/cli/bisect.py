@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
 from bench.display.base import Display, duration
+from bench.types import listed
 from bench.visible import json_text, visible
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cell",
         required=True,
-        type=options.named,
+        type=_cell,
         metavar="NAME",
         help="dataset/model/defense/attack/access as plan lists it, or a pattern that one cell matches",
     )
@@ -53,24 +53,41 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=options.number, metavar="N", help="one seed, instead of the configuration's")
     options.time_budget(parser)
     options.min_effect(parser)
+    parser.add_argument(
+        "--images",
+        action="store_true",
+        help="find the commit that changed which images are right, also where losses and gains cancel; without a test",
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="try commits again that could not be measured in an earlier search"
+    )
     parser.add_argument("--json", action="store_true")
+
+
+def _cell(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give the name of a cell as plan lists it")
+    return text
 
 
 def main(args: argparse.Namespace) -> int:
     from bench.schedule.bisection import Bisection
     from bench.schedule.measuring import Measuring
     from bench.store.lineage import History
-    from bench.store.worktree import commit_of
+    from bench.store.worktree import commit_of, root_of
 
     began, here = time.monotonic(), Path.cwd()
+    root = root_of(here)
     good, bad = commit_of(here, args.good), commit_of(here, args.bad)
     history = History(here)
     history.require_ancestor(good, bad)
     if history.is_edited():
         _say(args, "uncommitted changes are part of no commit: they are not measured")
-    with _question(args, here) as question, args.display.phase("looking for the commit"):
+    _warn_of_own_path(root, history, good, bad)
+    with _question(args, here, history, (good, bad)) as question, args.display.phase("looking for the commit"):
         measuring = Measuring(question)
-        finding = Bisection(history, measuring, args.min_effect, lambda line: _say(args, line)).find(good, bad)
+        search = Bisection(history, measuring, args.min_effect, lambda line: _say(args, line), args.images)
+        finding = search.find(good, bad)
     seconds = time.monotonic() - began
     report = _Report(history, finding, measuring, seconds)
     sys.stdout.write(f"{json_text(report.as_json(), indent=1)}\n" if args.json else report.as_text())
@@ -85,23 +102,23 @@ def _say(args: argparse.Namespace, line: str) -> None:
 
 
 @contextmanager
-def _question(args: argparse.Namespace, here: Path) -> Iterator[Question]:
+def _question(args: argparse.Namespace, here: Path, history: History, ends: tuple[str, str]) -> Iterator[Question]:
     """Return which cell is measured; the configuration stays what it is now, whatever is checked out meanwhile."""
     from bench.schedule.measuring import Question
-    from bench.store.worktree import root_of
+    from bench.store.worktree import root_of, scratch
 
     # What is wrong with the configuration or an option is said before anything is checked out.
     request = options.request(args, args.what)
     root, store = root_of(here), options.store_root(args).resolve()
-    _require_no_paths_into(root, request, args.what)
+    _require_no_paths_into(root, request, args.what, history, ends)
     _warn_of_searched(root)
-    with tempfile.TemporaryDirectory(prefix="crossfire-") as folder:
+    with scratch(here) as folder:
         configuration, own_file = args.what, None
         if (file := Path(args.what)).suffix == ".toml":
-            configuration = shutil.copyfile(file, Path(folder) / file.name)
+            configuration = shutil.copyfile(file, folder / file.name)
             own_file = Path(os.path.relpath(file.resolve(), root)) if file.resolve().is_relative_to(root) else None
         inside = Path(os.path.relpath(here.resolve(), root))
-        yield Question(here, inside, str(configuration), own_file, args.cell, tuple(_options(args)), store)
+        yield Question(here, inside, str(configuration), own_file, args.cell, tuple(_options(args)), store, args.retry)
 
 
 def _warn_of_searched(root: Path) -> None:
@@ -119,13 +136,32 @@ def _warn_of_searched(root: Path) -> None:
             )
 
 
-def _require_no_paths_into(root: Path, request: Request, what: str) -> None:
+def _warn_of_own_path(root: Path, history: History, good: str, bad: str) -> None:
+    """Say which Python files of GOOD and BAD hold the path of the checkout, for they may read files of it."""
+    files = dict.fromkeys(chain.from_iterable(history.files_with(each, f"{root}/", "*.py") for each in (good, bad)))
+    if files:
+        _log.warning(
+            "%s: the path %s/ stands in the code: what is read by it is the same at every commit",
+            listed(files, _NAMED),
+            root,
+        )
+
+
+def _require_no_paths_into(root: Path, request: Request, what: str, history: History, ends: tuple[str, str]) -> None:
     """Raises UsageError: the configuration has an absolute path to a file of git, the same at every commit."""
     from bench.store.worktree import is_tracked
     from bench.types import UsageError, shown
 
+    def is_kept(path: Path) -> bool:
+        real = path.resolve()
+        if is_tracked(root, real):
+            return True
+        # Git may keep it no longer, or not yet.
+        inside = real.relative_to(root).as_posix() if real.is_relative_to(root) else None
+        return inside is not None and any(history.hash_of(each, inside) is not None for each in ends)
+
     for text in chain.from_iterable(_texts(part.model_dump(mode="json")) for part in request.parts):
-        if any(is_tracked(root, path) for path in _absolute(text)):
+        if any(is_kept(path) for path in _absolute(text)):
             raise UsageError(
                 f"{what}: {shown(text)} is an absolute path into the repository, so every commit would be "
                 "measured with the file as it is here; name it relative to the current folder"
@@ -192,6 +228,11 @@ class _Report:
             f"commits: {self._between:,}; runs: {self._measuring.runs}, without a run: {self._measuring.found}, "
             f"skipped: {len(finding.skipped)}; {duration(self._seconds)}"
         )
+        if self._measuring.remembered:
+            yield (
+                f"{self._measuring.remembered} of those skipped could not be measured in an earlier search and were "
+                "not tried again: --retry tries them"
+            )
 
     def _found(self) -> Iterator[str]:
         finding = self._finding
@@ -209,17 +250,34 @@ class _Report:
     def _range(self) -> Iterator[str]:
         finding = self._finding
         assert finding.after is not None and finding.before is not None and finding.step is not None
-        yield f"{finding.after.name} changed in one of {len(finding.possible)} commits, of which all but the last fail"
+        yield f"{finding.after.name} changed in one of {len(finding.possible)} commits, of which {self._unmeasured()}"
+        if (more := len(finding.possible) - _NAMED) > 0:
+            yield f"  {more:,} more before"
         yield from (f"  {self._named(each)}" for each in finding.possible[-_NAMED:])
         yield f"  {_numbers(finding.before, finding.after, finding.step)}"
+        if finding.untried:
+            yield "if one of those not tried can be measured, bisect from it or up to it"
         for each in finding.skipped[:_NAMED]:
             yield f"skipped: {each.commit[:10]}: {each.why}"
         if len(finding.skipped) > _NAMED:
             yield f"skipped: {len(finding.skipped) - _NAMED:,} more"
 
+    def _unmeasured(self) -> str:
+        """Say what is known of the commits one of which made the change; the last is measured."""
+        untried = len(self._finding.untried)
+        if not untried:
+            return "all but the last fail"
+        failed = len(self._finding.possible) - untried - 1
+        return f"{failed} fail and {untried}, between two that fail alike, were not tried"
+
     def _not_reproducible(self) -> Iterator[str]:
         finding = self._finding
         yield f"not reproducible: {finding.bad.name} shows no clear difference between GOOD and BAD"
+        if finding.ends.cancels:
+            yield (
+                f"{finding.ends.changed} of {finding.ends.n:,} images have another outcome, but losses and gains "
+                "balance: --images finds the commit that changed which are right, or take another cell"
+            )
         if finding.good.result == finding.bad.result:
             yield "nothing that the key of the cell holds changed: both have one key, so it is one measurement"
         yield "all commits were measured by the configuration as it is here now: what changed in that does not count"
@@ -249,6 +307,8 @@ class _Report:
             "further": _plain(finding.further),
             "possible": list(finding.possible),
             "skipped": [each._asdict() for each in finding.skipped],
+            "untried": list(finding.untried),
+            "not_tried_again": self._measuring.remembered,
             "notes": list(finding.notes),
             "commits": self._between,
             "runs": self._measuring.runs,

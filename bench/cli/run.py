@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,7 +103,8 @@ def _run(args: argparse.Namespace) -> int:
     if verdict is not None:
         _print_verdict(verdict, quiet=args.quiet)
     options.say_time(args)
-    print(visible(str(page.resolve())), flush=True)
+    if page is not None:
+        print(visible(str(page.resolve())), flush=True)
     failed = any(result.status == "failed" for result in results)
     return 3 if failed or (verdict is not None and verdict.differing) else 0
 
@@ -166,15 +168,21 @@ def _reported(
     results: list[CellResult],
     planned_tables: list[PlannedTable],
     store: Store,
-) -> Path:
-    """Print the table, write the page and whatever else was asked for, and return where the page is."""
+) -> Path | None:
+    """Print the table, write the page and whatever else was asked for, and return where the page is.
+
+    A run of ``bisect`` is for its results alone.
+    """
     from bench.display.console import console
     from bench.process.collection import collection
     from bench.report.leaderboard.tables import build
     from bench.report.render.html import write_report
     from bench.report.render.terminal import leaderboard
+    from bench.schedule.at_commit import ONLY_RESULTS
     from bench.store.history import root_of_runs, write_run
 
+    if ONLY_RESULTS in os.environ:
+        return None
     display: Display = args.display
     with display.phase("making the table"):
         board = build(results, planned_tables)

@@ -29,6 +29,10 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 2**16
 
 
+#: An environment variable by which ``run`` leaves out table and page; an option would not be known to every harness.
+ONLY_RESULTS = "CROSSFIRE_ONLY_RESULTS"
+
+
 class NotMeasurable(UsageError):
     """A commit at which a cell cannot be measured: the line says why."""
 
@@ -100,7 +104,7 @@ def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **
 
 def _environment(tree: Worktree) -> dict[str, str]:
     """Return the environment of a commit: folders of the checkout that Python searches become those of the commit."""
-    own = dict(environment())
+    own = {**environment(), ONLY_RESULTS: "1"}
     searched = own.get("PYTHONPATH", "").split(os.pathsep)
     if tree.checkout is None or not any(searched):
         return own

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from bench.differences import changed, code_changes, differences, methods_by_part
 from bench.schedule.at_commit import NotMeasurable
-from bench.schedule.measuring import Measured, Measuring
+from bench.schedule.candidates import Candidates
+from bench.schedule.measuring import Measured, Measuring, NoSuchCell, Remembered
 from bench.stats import ALPHA, is_large, mcnemar, p_text
 from bench.store.lineage import History
 from bench.types import CellResult, UsageError
@@ -22,7 +23,8 @@ Said = Callable[[str], None]
 class Difference(NamedTuple):
     """Two results of one cell, image by image: right in the first alone, in the second alone, of how many images.
 
-    ``p`` is McNemar's exact two-sided value; ``is_real`` says whether that and the least change that counts are met.
+    ``p`` is McNemar's exact two-sided value; ``is_real`` says whether the second counts as changed. ``cancels`` says
+    that it does not although enough images have another outcome, as losses and gains balance.
     """
 
     lost: int
@@ -30,6 +32,7 @@ class Difference(NamedTuple):
     n: int
     p: float
     is_real: bool
+    cancels: bool = False
 
     @property
     def counted(self) -> str:
@@ -37,13 +40,14 @@ class Difference(NamedTuple):
         return f"{self.lost} lost and {self.gained} gained of {self.n:,}, {p_text(self.p)}"
 
     @classmethod
-    def of(cls, old: CellResult, new: CellResult, min_effect: float) -> Difference:
+    def of(cls, old: CellResult, new: CellResult, min_effect: float, *, images: bool = False) -> Difference:
         """Compare two results.
 
         Args:
             old: the first.
             new: the second.
-            min_effect: the smallest change of accuracy that counts, in percentage points.
+            min_effect: the smallest change that counts, in percentage points.
+            images: a change is one of the images that are right, tested by nothing, and not one of accuracy.
 
         Raises:
             NotMeasurable: they are of other images, or the outcomes of these were not kept.
@@ -59,8 +63,10 @@ class Difference(NamedTuple):
         lost, gained = before.but_not(after).count, after.but_not(before).count
         n = data[0].n
         p = mcnemar(lost, gained)
-        is_real = p < ALPHA and is_large(lost, gained, n, min_effect)
-        return cls(lost, gained, n, p, is_real)
+        # As if all were lost.
+        are_many = lost + gained > 0 and is_large(lost + gained, 0, n, min_effect)
+        is_real = are_many if images else p < ALPHA and is_large(lost, gained, n, min_effect)
+        return cls(lost, gained, n, p, is_real, are_many and not is_real and mcnemar(lost + gained, 0) < ALPHA)
 
     @property
     def changed(self) -> int:
@@ -90,6 +96,7 @@ class Finding:
         further: how ``after`` differs from ``bad``, where that is another change.
         possible: the commits one of which made the change, oldest first; one where it was found.
         skipped: the commits that could not be measured.
+        untried: those of ``possible`` that were not tried, as they lie between two that fail alike.
         notes: what a reader must know of how it was found.
     """
 
@@ -103,6 +110,7 @@ class Finding:
     further: Difference | None = None
     possible: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    untried: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -126,16 +134,21 @@ class Bisection:
     Args:
         history: of the repository.
         measure: gives the cell at a commit.
-        min_effect: the smallest change of accuracy that counts, in percentage points.
+        min_effect: the smallest change that counts, in percentage points.
         said: is told in a line what happens.
+        images: a change is one of the images that are right, also where accuracy stays.
     """
 
     history: History
     measure: Measuring
     min_effect: float
     said: Said
-    _skipped: dict[str, str] = field(default_factory=dict)
+    images: bool = False
     _notes: list[str] = field(default_factory=list)
+    _candidates: Candidates = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._candidates = Candidates(self.history)
 
     def find(self, good: str, bad: str) -> Finding:
         """Return what changed the cell between two commits, of which the first is an ancestor of the second.
@@ -160,7 +173,7 @@ class Bisection:
             why = contradiction
         self._note(why)
         self.measure.apart = True
-        self._skipped.clear()
+        self._candidates = Candidates(self.history)
         return self._find(good, bad)
 
     def _note(self, text: str) -> None:
@@ -194,8 +207,9 @@ class Bisection:
 
     def _find(self, good: str, bad: str) -> Finding:
         # The configuration is most likely to fit the code of BAD; what the cell is called there finds it in GOOD.
-        last = self._end("BAD", bad)
-        first = self._end("GOOD", good, lambda: self.measure.learn_names(good, bad))
+        last = self._end("BAD", bad, f"GOOD ({good[:10]}) has it: it was removed or renamed between them", good)
+        has = f"BAD ({bad[:10]}) has it: it was added or renamed between them"
+        first = self._end("GOOD", good, has, bad, lambda: self.measure.learn_names(good, bad))
         try:
             between = self._difference(first, last)
         except NotMeasurable as error:
@@ -205,25 +219,34 @@ class Bisection:
         goods, bad_one = self._halved(first, last)
         return self._finding(first, last, between, goods, bad_one)
 
-    def _end(self, side: str, commit: str, learn: Callable[[], bool] = lambda: False) -> Measured:
-        """Return what the cell gives at GOOD or BAD; where it fails, again after something was learned."""
+    def _end(self, side: str, commit: str, has: str, other: str, learn: Callable[[], bool] = lambda: False) -> Measured:
+        """Return what the cell gives at GOOD or BAD; where it fails, again after something was learned.
+
+        Args:
+            side: which of the two.
+            commit: its hash.
+            has: what is said where the other one alone has the cell.
+            other: the hash of that.
+            learn: learns something, and says whether it did.
+        """
         self.said(f"{side}: {self.history.described(commit)}")
         try:
             try:
-                measured = self.measure(commit)
+                measured = self.measure(commit, again=True)
             except NotMeasurable:
                 if not learn():
                     raise
-                measured = self.measure(commit)
+                measured = self.measure(commit, again=True)
         except NotMeasurable as error:
-            raise UsageError(f"{side}: {error}") from None
+            is_one_sided = isinstance(error, NoSuchCell) and self.measure.is_planned(other)
+            raise UsageError(f"{side}: {error}{f'; {has}' if is_one_sided else ''}") from None
         self.said(_share(measured))
         return measured
 
     def _halved(self, first: Measured, last: Measured) -> tuple[list[Measured], Measured]:
         """Return the commits on the side of the first, the latest last, and the earliest known on the other side."""
         goods, bad = [first], last
-        while candidate := self._next(goods, bad):
+        while candidate := self._candidates.next([each.commit for each in goods], bad.commit):
             left = len(self.history.halving([each.commit for each in goods], bad.commit))
             steps = f"{left:,} commits may be it, about {ceil(log2(left))} to look at"
             self.said(f"{self.history.described(candidate)} ({steps})")
@@ -231,8 +254,9 @@ class Bisection:
                 measured = self.measure(candidate)
                 is_good = self._is_good(measured, first, last)
             except NotMeasurable as error:
-                self._skipped[candidate] = str(error)
-                self.said(f"skipped: {error}")
+                self._candidates.why[candidate] = str(error)
+                before = " without a new try" if isinstance(error, Remembered) else ""
+                self.said(f"skipped{before}: {error}")
                 continue
             self.said(f"{_share(measured)}: {'as GOOD' if is_good else 'not as GOOD'}")
             if is_good:
@@ -240,11 +264,6 @@ class Bisection:
             else:
                 bad = measured
         return goods, bad
-
-    def _next(self, goods: Sequence[Measured], bad: Measured) -> str | None:
-        """Return the commit that divides best among those that can be measured; ``None`` where there is none."""
-        commits = self.history.halving([each.commit for each in goods], bad.commit)
-        return next((each for each in commits if each != bad.commit and each not in self._skipped), None)
 
     def _is_good(self, measured: Measured, first: Measured, last: Measured) -> bool:
         """Say whether a commit comes before the first change.
@@ -276,7 +295,8 @@ class Bisection:
             self._difference(before, bad),
             further if further.is_real else None,
             tuple(sorted(possible, key=between.index)),
-            tuple(Skipped(commit, why) for commit, why in self._skipped.items()),
+            tuple(Skipped(commit, why) for commit, why in self._candidates.why.items()),
+            tuple(sorted(self._candidates.untried(possible), key=between.index)),
             tuple(self._notes),
         )
 
@@ -297,7 +317,7 @@ class Bisection:
         return goods[-1]
 
     def _difference(self, old: Measured, new: Measured) -> Difference:
-        return Difference.of(old.result, new.result, self.min_effect)
+        return Difference.of(old.result, new.result, self.min_effect, images=self.images)
 
 
 def _share(measured: Measured) -> str:

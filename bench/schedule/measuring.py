@@ -8,30 +8,34 @@ used.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import os
 import re
 import shutil
-import tempfile
 import tomllib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.schedule.at_commit import CellAt, NotMeasurable, PlanAt, plan_at, reason, run_at
+from bench.schedule.failed_commits import FailedCommits
 from bench.store import files
 from bench.store.lineage import History
+from bench.store.provenance import harness
 from bench.store.working_store import Store
-from bench.store.worktree import Worktree, common_folder, worktree
-from bench.types import CellResult, listed, shown
+from bench.store.worktree import Worktree, common_folder, scratch, worktree
+from bench.types import CellResult, UsageError, listed, shown
 
 #: Files of a finished training; the one that says so comes last.
 _TRAINING = ("weights.safetensors", "log.jsonl", "card.json")
 _CHUNK = re.compile(r"[0-9]{6,}-[0-9]{6,}\.safetensors")
 #: Cells that a message names.
 _NAMED = 5
+#: How near a name is that may be meant, from 0 to 1; names of one table are long and alike.
+_NEAR = 0.8
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Question:
         cell: its name, or a pattern as for ``--only``.
         options: of ``plan`` and ``run`` alike.
         store: where finished work is looked up; nothing is written there.
+        retry: commits that could not be measured in an earlier search of the same are tried again.
     """
 
     repository: Path
@@ -56,6 +61,14 @@ class Question:
     cell: str
     options: tuple[str, ...]
     store: Path
+    retry: bool = False
+
+    def failed_commits(self, folder: Path) -> FailedCommits:
+        """Return which commits could not be measured in an earlier search of the same, kept in a folder."""
+        table = Path(self.configuration)
+        asked = table.read_text(encoding="utf-8", errors="replace") if table.suffix == ".toml" else "preset"
+        name = str(self.own_file) if self.own_file else table.name
+        return FailedCommits(folder, [name, asked, str(self.inside), self.cell, *self.options, str(harness())])
 
 
 class Measured(NamedTuple):
@@ -65,6 +78,14 @@ class Measured(NamedTuple):
     name: str
     result: CellResult
     own_file: bool
+
+
+class NoSuchCell(NotMeasurable):
+    """A commit that does not have the cell."""
+
+
+class Remembered(NotMeasurable):
+    """A commit that is not tried, as it could not be measured in an earlier search of the same."""
 
 
 class _Planned(NamedTuple):
@@ -80,6 +101,7 @@ class Measuring:
         apart: whether each harness looks up results in a store of its own.
         runs: how many commits were run.
         found: how many needed no run.
+        remembered: how many are not tried, as they could not be measured in an earlier search.
     """
 
     def __init__(self, question: Question) -> None:
@@ -89,12 +111,17 @@ class Measuring:
         self._planned: dict[str, _Planned] = {}
         self._measured: dict[tuple[str, bool], Measured] = {}
         self._failed: dict[tuple[str, bool], NotMeasurable] = {}
+        self._remembered = [question.failed_commits(self._folder / f"failed-{each}") for each in ("common", "apart")]
         self._names = [question.cell]
         self.apart = False
-        self.runs = self.found = 0
+        self.runs = self.found = self.remembered = 0
 
-    def __call__(self, commit: str) -> Measured:
+    def __call__(self, commit: str, *, again: bool = False) -> Measured:
         """Return what the cell gives at a commit.
+
+        Args:
+            commit: its full hash.
+            again: try it even if it could not be measured in an earlier search.
 
         Raises:
             NotMeasurable: it cannot be planned or run there, or several cells have the name.
@@ -104,11 +131,18 @@ class Measuring:
         if at in self._failed:
             raise self._failed[at]
         if at not in self._measured:
+            remembered = self._remembered[self.apart]
             try:
+                if not again and not self._question.retry and (why := remembered.why(commit)) is not None:
+                    self.remembered += 1
+                    raise Remembered(why)
                 self._measured[at] = self._measure(commit)
             except NotMeasurable as error:
                 self._failed[at] = error
+                if not isinstance(error, Remembered):
+                    remembered.add(commit, str(error))
                 raise
+            remembered.forget(commit)
         return self._measured[at]
 
     def harness(self, commit: str) -> str | None:
@@ -136,7 +170,7 @@ class Measuring:
         if planned is not None and (result := self._known(planned, store)) is not None:
             self.found += 1
             return Measured(commit, planned.cell.name, result, planned.own_file)
-        with worktree(self._question.repository, commit) as tree:
+        with worktree(self._question.repository, commit) as tree, self._in_own_words(tree):
             planned = self._planned[commit] = planned or self._plan(tree, store)
             if (known := self._known(planned, store)) is not None:
                 self.found += 1
@@ -144,6 +178,24 @@ class Measuring:
                 self.runs += 1
             result = known or self._run(tree, planned, store)
         return Measured(commit, planned.cell.name, result, planned.own_file)
+
+    def is_planned(self, commit: str) -> bool:
+        """Say whether a commit has the cell."""
+        with suppress(NotMeasurable), worktree(self._question.repository, commit) as tree:
+            self._planned[commit] = self._planned.get(commit) or self._plan(tree, self._store(commit))
+        return commit in self._planned
+
+    @contextmanager
+    def _in_own_words(self, tree: Worktree) -> Iterator[None]:
+        """Take the folders of a commit and of the copied configuration out of a message, for they do not stay."""
+        folders = [tree.path, tree.path.resolve(), Path(self._question.configuration).parent]
+        try:
+            yield
+        except NotMeasurable as error:
+            text = str(error)
+            for folder in filter(Path.is_absolute, folders):
+                text = text.replace(f"{folder}/", "")
+            raise type(error)(text) from None
 
     def _known(self, planned: _Planned, store: Store) -> CellResult | None:
         others = [] if self.apart else [Store(self._question.store)]
@@ -207,12 +259,33 @@ class Measuring:
         except NotMeasurable as error:
             own = question.own_file and tree.path / question.own_file
             if own is None or not own.is_file() or own.read_bytes() == Path(question.configuration).read_bytes():
-                raise NotMeasurable(str(error).replace("--only ", "--cell ")) from None
+                raise self._with_names(error, tree, store) from None
             try:
                 plan = self._plan_by_own(tree, store)
                 return _Planned(self._chosen(plan.cells, tree.commit), plan, own_file=True)
+            except NoSuchCell:
+                raise NoSuchCell(str(error)) from None
             except NotMeasurable:
-                raise NotMeasurable(str(error).replace("--only ", "--cell ")) from None
+                raise self._with_names(error, tree, store) from None
+
+    def _with_names(self, error: NotMeasurable, tree: Worktree, store: Store) -> NotMeasurable:
+        """Return an error that names cells of the commit, where it is that none of them is meant."""
+        question = self._question
+        if isinstance(error, NoSuchCell) or "no cell matches" not in str(error):
+            return error
+        options = [*question.options, "--store", str(store.root)]
+        try:
+            plan = plan_at(tree, [question.configuration, *options], inside=question.inside)
+        except NotMeasurable:
+            return error
+        return NoSuchCell(self._none_of(plan.cells, tree.commit))
+
+    def _none_of(self, cells: Sequence[CellAt], commit: str) -> str:
+        """Return the line that says that none of the cells of a commit is meant, with those of the nearest names."""
+        names = list(dict.fromkeys(cell.name for cell in cells))
+        near = difflib.get_close_matches(self._question.cell, names, n=1, cutoff=_NEAR)
+        hint = f"did you mean {near[0]}?" if near else f"it has {listed(names, _NAMED)}"
+        return f"the commit {commit[:10]} has no cell {shown(self._question.cell)}; {hint}"
 
     def _plan_by_own(self, tree: Worktree, store: Store) -> PlanAt:
         """Return all that a commit plans by its own configuration, in which the cell may have another name."""
@@ -231,10 +304,10 @@ class Measuring:
         matches = matches or [cell for cell in cells if wanted in cell.name or fnmatch.fnmatchcase(cell.name, wanted)]
         if len(matches) == 1:
             return matches[0]
-        names = list(dict.fromkeys(each.name for each in (matches or cells)))
-        some = listed(names, _NAMED)
         if not matches:
-            raise NotMeasurable(f"the commit {commit[:10]} has no cell {shown(wanted)}; it has {some}")
+            raise NoSuchCell(self._none_of(cells, commit))
+        names = list(dict.fromkeys(each.name for each in matches))
+        some = listed(names, _NAMED)
         if len(names) == 1:
             raise NotMeasurable(f"{some} is measured with {len(matches)} seeds: choose one with --seed")
         raise NotMeasurable(f"{len(matches)} cells match {shown(wanted)}: {some}; give the whole name of one")
@@ -247,15 +320,17 @@ class Measuring:
         configuration = question.configuration
         if planned.own_file and question.own_file is not None:
             configuration = str(tree.path / question.own_file)
-        with tempfile.TemporaryDirectory(prefix="crossfire-") as report:
-            where = ["--store", str(store.root), "--report", report]
+        # A harness of the commit may be so old that it writes a page in any case.
+        with scratch(question.repository) as report:
+            where = ["--store", str(store.root), "--report", str(report)]
             only = [configuration, "--only", planned.cell.name]
             code, errors = run_at(tree, [*only, *question.options, *where], inside=question.inside)
         result = store.get(planned.cell.key)
         at = f"the commit {tree.commit[:10]}"
         if result is not None and result.error is not None:
             first = (result.error.message.splitlines() or [""])[0]
-            raise NotMeasurable(f"at {at[4:]} the cell fails: {result.error.kind}: {first}")
+            kind = "" if result.error.kind == UsageError.__name__ else f"{result.error.kind}: "
+            raise NotMeasurable(f"at {at[4:]} the cell fails: {kind}{first}")
         if result is None or result.status != "done":
             why = reason(code, errors) if code else "its result cannot be read here"
             raise NotMeasurable(f"{at} cannot run it: {why}")

@@ -96,6 +96,14 @@ class History:
         done = run_git(self._repository, "cat-file", "blob", f"{sha}:{path}")
         return done.stdout if done.returncode == 0 else None
 
+    def files_with(self, sha: str, text: str, pattern: str) -> list[str]:
+        """Return the files of a commit that hold a text, among those that match a pattern of git such as ``*.py``."""
+        found = run_git(
+            self._repository, "grep", "-z", "-l", "-F", "--full-name", "-e", text, sha, "--", f":(top){pattern}"
+        )
+        # Before each name stand the hash and a colon.
+        return [os.fsdecode(each).partition(":")[2] for each in found.stdout.split(b"\0") if each]
+
     def is_edited(self) -> bool:
         """Say whether tracked files have changes that are part of no commit."""
         return bool(self._said("status", "--porcelain", "--untracked-files=no"))

@@ -63,8 +63,14 @@ def commit_of(repository: Path, name: str) -> str:
         any_commit = run_git(repository, "rev-list", "--max-count=1", "--all")
         if any_commit.returncode == 0 and not any_commit.stdout:
             raise UsageError(f"{shown(name)} is no commit: the repository in {repository} has no commits yet")
-        raise UsageError(f"{shown(name)} is no commit of the repository in {repository}")
+        raise UsageError(f"{shown(name)} is no commit of the repository in {repository}{_if_shallow(repository)}")
     return sha
+
+
+def _if_shallow(repository: Path) -> str:
+    """Return what to add to a message on a commit that is not there: in a shallow clone, what brings the others."""
+    is_shallow = run_git(repository, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
+    return "; the clone is shallow: git fetch --unshallow brings older commits" if is_shallow else ""
 
 
 @contextmanager
@@ -92,6 +98,28 @@ def worktree(repository: Path, commit: str) -> Iterator[Worktree]:
             with suppress(UsageError):
                 checkout = root_of(repository)
             yield Worktree(path, sha, lock.fileno(), checkout)
+        finally:
+            _remove(path, common)
+
+
+@contextmanager
+def scratch(repository: Path) -> Iterator[Path]:
+    """Return an empty folder beside the worktrees, which is removed like them.
+
+    Args:
+        repository: a folder in the repository.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    common = common_folder(repository)
+    with _begun(common / "crossfire", common) as (path, _):
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise UsageError(f"no folder can be made in {path.parent}: {error.strerror}") from None
+        try:
+            yield path
         finally:
             _remove(path, common)
 
@@ -167,6 +195,8 @@ def root_of(repository: Path) -> Path:
     """
     done = run_git(repository, "rev-parse", "--show-toplevel")
     if done.returncode != 0:
+        if run_git(repository, "rev-parse", "--is-bare-repository").stdout.strip() == b"true":
+            raise UsageError(f"the repository in {repository} is bare, nothing is checked out: work in a clone of it")
         raise UsageError(f"git finds no checkout in {repository}: {_reason(done)}")
     return Path(os.fsdecode(done.stdout.removesuffix(b"\n"))).resolve()
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.process.ending import Control, Stop
 from bench.schedule.at_commit import CellAt, cells_at, command_in
-from bench.store.worktree import commit_of, worktree
+from bench.store.worktree import commit_of, scratch, worktree
 from bench.types import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +118,23 @@ def test_what_a_killed_process_left_is_removed_later_and_what_is_in_use_stays(re
     (left / ".git").unlink()
     (left.parent / ("0" * 16)).mkdir()
     with worktree(repository.path, "HEAD"):
+        assert not left.exists()
+    assert is_clean(repository)
+
+
+def test_a_scratch_folder_of_a_killed_process_is_removed_later(repository):
+    script = (
+        "import sys, time; from pathlib import Path; from bench.store.worktree import scratch\n"
+        "with scratch(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(repository.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        left = Path(process.stdout.readline().strip())
+        with scratch(repository.path) as other:
+            assert left.is_dir() and other.is_dir() and other != left
+        process.kill()
+    assert left.is_dir() and not other.exists()
+    with scratch(repository.path):
         assert not left.exists()
     assert is_clean(repository)
 

@@ -22,6 +22,7 @@ from bench.schedule.measuring import Measuring, Question, carry
 from bench.store.lineage import History
 from bench.store.working_store import Store
 from bench.store.worktree import worktree
+from bench.types import UsageError
 
 NETWORK = """
 from torch import nn
@@ -141,13 +142,13 @@ def runs(monkeypatch):
     return done
 
 
-def find(repository, good, bad, cell=CELL, said=lambda _: None, store="store"):
+def find(repository, good, bad, cell=CELL, said=lambda _: None, store="store", options=(), retry=False, images=False):
     folder = repository.path
     configuration = folder.parent / "table.toml"
     configuration.write_bytes((folder / "table.toml").read_bytes())
-    own, options = Path("table.toml"), ("--device=cpu",)
-    question = Question(folder, Path(), str(configuration), own, cell, options, folder.parent / store)
-    return Bisection(History(folder), Measuring(question), 0.5, said).find(good, bad)
+    own, options = Path("table.toml"), ("--device=cpu", *options)
+    question = Question(folder, Path(), str(configuration), own, cell, options, folder.parent / store, retry)
+    return Bisection(History(folder), Measuring(question), 0.5, said, images).find(good, bad)
 
 
 WEAKER = ("share = 1.0", "share = 0.1")
@@ -221,6 +222,88 @@ def test_commits_that_do_not_run_leave_a_range_and_do_not_stop_the_search(reposi
     assert finding.possible == (*broken, culprit)
     assert {each.commit for each in finding.skipped} == set(broken)
     assert all("nowhere_at_all" in each.why for each in finding.skipped)
+
+
+def test_a_broken_stretch_is_left_by_halving_and_what_was_not_tried_is_said(repository, runs, monkeypatch, capsys):
+    good = repository.commits[0]
+    stretch = [repository.edit("broken", "import os\n", "import os\nimport nowhere_at_all\n")]
+    stretch += [repository.commit("empty") for _ in range(5)]
+    stretch += [repository.edit("weaker and broken", *WEAKER), *(repository.commit("empty") for _ in range(5))]
+    mended = repository.edit("mended", "import nowhere_at_all\n", "")
+    bad = repository.commit("empty")
+    lines = []
+    finding = find(repository, good, bad, said=lines.append)
+    assert finding.verdict == "range" and finding.possible == (*stretch, mended) and finding.before.commit == good
+    failed = {each.commit for each in finding.skipped}
+    # Both ends of the stretch, the middle, and about two for each halving.
+    assert {stretch[0], stretch[-1]} <= failed and len(failed) <= 8
+    assert failed.isdisjoint(finding.untried) and failed.union(finding.untried) == set(stretch)
+    # Started again, the search runs none of them.
+    before = len(runs)
+    assert find(repository, good, bad, said=lines.append).skipped == finding.skipped and len(runs) == before
+    assert any("without a new try" in line and "nowhere_at_all" in line for line in lines)
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", good, bad, "table.toml", "--cell", CELL, "--store", "../store", "--device", "cpu", "--quiet"]
+    assert main([*command, "--images"]) == 3
+    text = capsys.readouterr().out
+    assert f"{len(failed)} fail and {len(finding.untried)}, between two that fail alike, were not tried" in text
+    assert "3 more before" in text and "--retry tries them" in text
+    assert str(repository.path / ".git") not in text and "attack.py cannot be imported" in text
+
+
+def test_failed_commits_are_remembered_for_the_same_search_only(repository, runs):
+    good = repository.commits[0]
+    repository.edit("broken", "    share =", "    raise RuntimeError('of no use')\n    share =")
+    broken = repository.edit("weaker", *WEAKER)
+    bad = repository.edit("mended", "    raise RuntimeError('of no use')\n", "")
+    assert "of no use" in find(repository, good, bad).skipped[0].why and broken in runs
+    runs.clear()
+    assert len(find(repository, good, bad).skipped) == 2 and not runs
+    # The ends of a search are always tried.
+    with pytest.raises(UsageError, match="of no use"):
+        find(repository, good, broken)
+    assert runs == [broken]
+    runs.clear()
+    find(repository, good, bad, retry=True)
+    assert broken in runs
+    runs.clear()
+    find(repository, good, bad, options=["--n=50"])
+    assert broken in runs
+
+
+def test_what_one_side_alone_has_and_near_names_are_said(repository, runs, monkeypatch):
+    good = repository.commits[0]
+    more = '\n[[attacks]]\nuse = "attack.py:another"\neps = "0.2"\n'
+    text = (repository.path / "attack.py").read_text()
+    (repository.path / "attack.py").write_text(text + text[text.index("@attack") :].replace("def mine", "def another"))
+    table = (repository.path / "table.toml").read_text()
+    table = table.replace('attacks = [{ use = "attack.py:mine", eps = "0.2" }]', "") + more
+    (repository.path / "table.toml").write_text(table)
+    bad = repository.commit("another")
+    with pytest.raises(UsageError, match=r"^GOOD: .*BAD \(.*\) has it: it was added or renamed between them$"):
+        find(repository, good, bad, cell="linear/weights:fitted.safetensors/another/white-box")
+    with pytest.raises(UsageError) as error:
+        find(repository, good, bad, cell=CELL.replace("mine", "anothr"))
+    assert f"did you mean {CELL.replace('mine', 'another')}?" in str(error.value)
+    assert str(repository.path) not in str(error.value)
+
+
+def test_losses_and_gains_that_cancel_are_said_and_searched_by_images(repository, runs, monkeypatch, capsys):
+    sign = "ascent.sign()"
+    masked = [f"{sign} * (y % 2 == {each}).float()[:, None, None, None]" for each in (0, 1)]
+    good = repository.edit("even", sign, masked[0])
+    repository.commit("empty")
+    culprit = repository.edit("odd", *masked)
+    bad = repository.commit("empty")
+    finding = find(repository, good, bad)
+    assert finding.verdict == "not reproducible" and finding.ends.cancels
+    assert finding.ends.lost > 10 and finding.ends.gained > 10
+    assert find(repository, good, bad, images=True).after.commit == culprit
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", good, bad, "table.toml", "--cell", CELL, "--store", "../store", "--device", "cpu", "--quiet"]
+    assert main(command) == 3
+    text = capsys.readouterr().out
+    assert f"{finding.ends.changed} of 60 images have another outcome, but losses and gains balance: --images" in text
 
 
 def test_of_two_changes_the_first_is_found_and_the_further_one_said(repository, runs):
@@ -313,6 +396,34 @@ def test_a_training_and_a_set_are_carried_once_and_no_links(tmp_path):
         assert found == [f"attack/{key}/000000-000060.safetensors", *training]
 
 
+def test_a_run_at_a_commit_writes_results_and_no_page(repository, monkeypatch, tmp_path, capsys):
+    with worktree(repository.path, "HEAD") as tree:
+        assert at_commit.ONLY_RESULTS in at_commit._environment(tree)
+    monkeypatch.setenv(at_commit.ONLY_RESULTS, "1")
+    monkeypatch.chdir(repository.path)
+    where = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report"), "--device", "cpu"]
+    assert main(["run", "table.toml", *where, "--quiet"]) == 0
+    assert list((tmp_path / "store" / "cells").iterdir()) and not (tmp_path / "report").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_no_commit_here_is_said_with_what_helps(repository, tmp_path, monkeypatch, capsys):
+    good = repository.commits[0]
+    repository.commit("empty")
+    for name, options in {"bare": ["--bare"], "shallow": ["--depth=1"]}.items():
+        repository.git("clone", "-q", *options, f"file://{repository.path}", str(tmp_path / name))
+    said = {
+        "bare": f"the repository in {tmp_path / 'bare'} is bare, nothing is checked out: work in a clone of it",
+        "shallow": "the clone is shallow: git fetch --unshallow brings older commits",
+    }
+    for name, end in said.items():
+        monkeypatch.chdir(tmp_path / name)
+        assert main(["bisect", good, "HEAD", "--cell", CELL]) == 2
+        assert capsys.readouterr().err.endswith(f"{end}\n")
+    assert main(["bisect", good, "HEAD", "--cell", " "]) == 2
+    assert "it is empty; give the name of a cell" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["use", "extends", "set"])
 def test_an_absolute_path_to_a_file_of_the_repository_is_refused(repository, monkeypatch, capsys, kind):
     bad = repository.edit("weaker", *WEAKER)
@@ -332,6 +443,23 @@ def test_an_absolute_path_to_a_file_of_the_repository_is_refused(repository, mon
     code = main(["bisect", repository.commits[0], bad, str(table), "--cell", CELL, "--device", "cpu", *more])
     error = capsys.readouterr().err
     assert code == 2 and "absolute path into the repository" in error and there in error
+
+
+def test_a_path_of_the_checkout_in_code_or_of_a_file_that_git_kept_once(repository, runs, monkeypatch, capsys):
+    weights = repository.path / "old.safetensors"
+    weights.write_bytes(b"")
+    good = repository.commit("weights")
+    (repository.path / ".gitignore").write_text("*.safetensors\n")
+    repository.git("rm", "-q", "--cached", "old.safetensors")
+    bad = repository.commit("no weights")
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", good, bad, "table.toml", "--device", "cpu", "--store", "../store", "--quiet", "--cell", CELL]
+    assert main([*command, "--set", f'defenses.0.use="weights:{weights}"']) == 2
+    assert "absolute path into the repository" in capsys.readouterr().err
+    bad = repository.edit("a path", "import os\n", f"import os\nFILE = '{repository.path}/notes.txt'\n")
+    assert main([*command[:2], bad, *command[3:]]) == 3
+    line = f"attack.py: the path {repository.path}/ stands in the code: what is read by it is the same at every commit"
+    assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_given", [False, True])
