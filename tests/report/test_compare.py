@@ -446,6 +446,8 @@ def test_a_pair_of_two_machines_is_named():
     said = "1 cell measured on <b> in the base and on c in the head: a difference may be one of the machines"
     assert said in c.notes
     assert "a difference may be one of the machines" in as_text(c)
+    c = compared(base, [new(clean=clean, machine="d"), new(clean=clean, seed=1, machine="c")])
+    assert any("2 cells measured on a in the base and on d in the head and 1 more pair: " in note for note in c.notes)
 
 
 def test_of_one_key_the_newest_of_several_machines_counts_where_none_has_both():

@@ -341,10 +341,10 @@ def across_machines(pairs: Iterable[Pair]) -> list[str]:
     moved = [(old, new) for old, new in moved if old != new]
     if not moved:
         return []
-    several = f" and {len(set(moved)) - 1} more pairs of machines" if len(set(moved)) > 1 else ""
-    cells, (old, new) = f"{len(moved)} cell{'s' * (len(moved) != 1)}", moved[0]
-    where = f"measured on {old} in the base and on {new} in the head{several}"
-    return [f"{cells} {where}: a difference may be one of the machines"]
+    places = (f"on {old} in the base and on {new} in the head" for old, new in dict.fromkeys(moved))
+    where = listed(places, 1, between="; ", noun="pair")
+    cells = f"{len(moved)} cell{'s' * (len(moved) != 1)}"
+    return [f"{cells} measured {where}: a difference may be one of the machines"]
 
 
 def trained_again_once(pairs: Iterable[Pair], keys: Keys) -> int:
