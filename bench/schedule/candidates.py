@@ -17,8 +17,8 @@ _VARYING = re.compile(r"\b[0-9a-f]{7,64}\b|\d+")
 class Candidates:
     """The commits that may be measured.
 
-    Of two commits that fail alike, those between are taken to fail too and are not tried: so a broken stretch costs
-    about twice log2 of its length, as its two ends are found by halving.
+    Of two commits that fail alike, those between are taken to fail too: so a broken stretch costs about twice log2 of
+    its length, as its two ends are found by halving. When only such are left, one is tried, and more if it works.
 
     Args:
         history: of the repository.
@@ -27,6 +27,7 @@ class Candidates:
 
     history: History
     why: dict[str, str] = field(default_factory=dict)
+    _doubted: str | None = None
     _between: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def next(self, goods: Sequence[str], bad: str) -> str | None:
@@ -40,12 +41,19 @@ class Candidates:
         untried = self.untried(commits)
         tried = [bad, *(each for each in commits if each in self.why)]
         left = set(commits).difference(tried, untried)
-        if len(tried) == 1 or not left:
-            return next((each for each in commits if each in left), None)
-        # The middle of the longest stretch of which nothing is known.
-        among = set(commits)
-        ordered = [each for each in self._path(goods[0], bad) if each in among]
-        stretches = [list(group) for is_left, group in groupby(ordered, left.__contains__) if is_left]
+        if left and len(tried) == 1:
+            return next(each for each in commits if each in left)
+        if left:
+            return self._middle(goods[0], bad, left)
+        if untried and self._doubted not in self.why:
+            self._doubted = self._middle(goods[0], bad, untried)
+            return self._doubted
+        return None
+
+    def _middle(self, good: str, bad: str, wanted: set[str]) -> str:
+        """Return the middle of the longest stretch of commits that are wanted, in the order of ancestry."""
+        path = self._path(good, bad)
+        stretches = [list(group) for is_wanted, group in groupby(path, wanted.__contains__) if is_wanted]
         longest = max(stretches, key=len)
         return longest[len(longest) // 2]
 
