@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from attacks._apgd import LossFn, Objective, apgd, apgd_run, dlr, targeted_dlr
+from attacks._balls import dual_norm
 from attacks._official import run_ensemble
 from attacks._square import square_search
 from attacks._steps import budget, cross_entropy, margin
@@ -22,9 +23,12 @@ LONG_RUNS, LONGER = 3, 3
 #: Gradients are to be trusted where the margin rises by at least and at most so many times what the slope of the clean
 #: image promises.
 LEAST_RISE, MOST_RISE = 0.1, 4.0
-#: An image that needs at most this share of eps on top is not decided by gradients: all of AutoAttack gets it.
-UNDECIDED = 0.02
-#: The Square search of an image that is not given up is so many times as long.
+#: An image that needs at most this share of eps on top is not decided by gradients: all of AutoAttack gets it. In L2
+#: such images gain less than this from runs that are longer still.
+UNDECIDED = {"linf": 0.02, "l2": 0.01}
+#: The Square search of an image that needs at most this share of eps on top is so many times as long. In L2 most images
+#: are not given up, and squares find little that gradients do not.
+LONG_SEARCH = {"linf": HOPELESS, "l2": NEAR}
 LONGER_SEARCH = 10
 #: The share of the pixels in its first squares, as Square has it by default.
 FIRST_FRACTION = 0.8
@@ -35,7 +39,7 @@ DISTRUSTED = 0.1
 
 
 @attack(
-    norms=("linf",),
+    norms=("linf", "l2"),
     requires="pyautoattack",
     passes="12 + 3 x (steps + 2) + queries forwards + 10 + 3 x (steps + 1) backwards (where an image is given up), "
     "fewer where it breaks, more where it stays near, and those of AutoAttack on top where its gradients are masked",
@@ -59,18 +63,20 @@ def cascade(
     """Short runs instead of AutoAttack's long ones, on the images that are left, and none where it is in vain.
 
     First Auto-PGD on the DLR loss. Then the slopes towards the nine likeliest other classes order these by
-    (z_i - z_y) / ||grad(z_i - z_y)||_1, which is minus the distance if the network were linear (as MALT does: Melamed
-    et al., 2024), and Auto-PGD on the targeted DLR loss goes from the nearest on. After two of them an image is given
-    up once, by the slope at its best iterate, another 0.3 eps would not close its margin. Images that then need at most
-    0.1 eps get four runs three times as long, on the cross-entropy and towards the three nearest classes.
+    (z_i - z_y) / ||grad(z_i - z_y)||, in the L1 norm for L∞ and the L2 norm for L2, which is minus the distance if the
+    network were linear (as MALT does: Melamed et al., 2024), and Auto-PGD on the targeted DLR loss goes from the
+    nearest on. After two of them an image is given up once, by the slope at its best iterate, another 0.3 eps would not
+    close its margin. Images that then need at most 0.1 eps get four runs three times as long, on the cross-entropy and
+    towards the three nearest classes.
 
     This trusts gradients, so that is checked by a short Square search, ten times as long on images that were not given
-    up. Gradients are *masked* where they vanish, where the margin rises by less than a tenth of what the slope of the
-    clean image promises or by more than four times that, and where the search comes nearer than all runs, also than two
-    more towards the class that it came near to; if it breaks any image, they are on all that were not given up. Such
-    images get all of standard AutoAttack, and so do those that need at most 0.02 eps on top. Where a tenth of the
-    images that are left is masked, not counting those on which the longer search came nearer, all of them get it. The
-    note ``masked-gradients`` says that it was a tenth or more.
+    up, in L2 on those that need at most 0.1 eps. Gradients are *masked* where they vanish, where the margin rises by
+    less than a tenth of what the slope of the clean image promises or by more than four times that, and where the
+    search comes nearer than all runs, also than two more towards the class that it came near to; if it breaks any
+    image, they are on all that were not given up. Such images get all of standard AutoAttack, and so do those that need
+    at most 0.02 eps on top, in L2 0.01. Where a tenth of the images that are left is masked, not counting those on
+    which the longer search came nearer, all of them get it. The note ``masked-gradients`` says that it was a tenth or
+    more.
 
     With a random function nothing is given up: every image runs through the DLR loss and the two likeliest classes,
     three times as long.
@@ -79,7 +85,7 @@ def cascade(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ with its budget.
+        threat: L∞ or L2 with its budget.
         steps: of each run.
         targets: classes that are aimed at, at most; there are nine candidates.
         queries: of the short Square search of an image that is given up.
@@ -112,7 +118,7 @@ def cascade(
     masked = _masked(search, target, steps, queries)
     if _are_many(masked, search.left):
         target.notes.append("masked-gradients")
-    rows = (search.left & (masked | (needs <= UNDECIDED))).nonzero().flatten()
+    rows = (search.left & (masked | (needs <= UNDECIDED[threat.norm]))).nonzero().flatten()
     if len(rows):
         view = target.rows(rows)
         x_adv = run_ensemble(view, x[rows], y[rows], threat, "standard", long_steps, targets, long_queries)
@@ -156,7 +162,7 @@ def _begin(target: Target, x: Tensor, y: Tensor, threat: Threat) -> _Search:
         y=y,
         threat=threat,
         clean_margin=gradient.loss,
-        promised=budget(threat) * _slope(gradient.grad),
+        promised=budget(threat) * dual_norm(gradient.grad, threat.norm),
         x_best=x.clone(),
         best_margin=gradient.loss.clone(),
         needs=torch.zeros_like(gradient.loss),
@@ -177,7 +183,7 @@ def _climb(search: _Search, target: Target, objective: Objective, steps: int, ne
     if len(rows) == 0:
         return
     gradient = target.rows(rows).gradient(x_adv, margin, search.y[rows])
-    reach = budget(search.threat) * _slope(gradient.grad)
+    reach = budget(search.threat) * dual_norm(gradient.grad, search.threat.norm)
     nearer = gradient.loss >= search.best_margin[rows]
     rows = rows[nearer]
     search.x_best[rows], search.best_margin[rows] = x_adv[nearer], gradient.loss[nearer]
@@ -197,7 +203,7 @@ def _nearest_classes(search: _Search, target: Target) -> Tensor:
     nearness = []
     for each in likeliest.unbind(1):
         gradient = view.gradient(x, _difference, torch.stack((y, each), 1))
-        nearness.append(gradient.loss / _slope(gradient.grad).clamp_min(1e-30))
+        nearness.append(gradient.loss / dual_norm(gradient.grad, search.threat.norm).clamp_min(1e-30))
     classes[rows] = likeliest.gather(1, torch.stack(nearness, 1).argsort(dim=1, descending=True, stable=True))
     return classes
 
@@ -207,8 +213,9 @@ def _masked(search: _Search, target: Target, steps: int, queries: int) -> Tensor
     near = search.left & (search.needs <= HOPELESS)
     left_by_gradients = search.left.clone()
     found = _Found(torch.full_like(search.best_margin, -torch.inf), search.y.clone())
-    _search_at_random(search, target, found, search.left & ~near, queries)
-    _search_at_random(search, target, found, near, LONGER_SEARCH * queries)
+    longer = search.left & (search.needs <= LONG_SEARCH[search.threat.norm])
+    _search_at_random(search, target, found, search.left & ~longer, queries)
+    _search_at_random(search, target, found, longer, LONGER_SEARCH * queries)
     is_beaten = bool((left_by_gradients & ~search.left).any())
     # Runs may have aimed at other classes than the search came near to, and where an image is far from breaking the DLR
     # loss has its maximum elsewhere than the margin.
@@ -221,7 +228,7 @@ def _masked(search: _Search, target: Target, steps: int, queries: int) -> Tensor
     rise = search.best_margin - search.clean_margin
     as_promised = (rise >= LEAST_RISE * search.promised) & (rise <= MOST_RISE * search.promised)
     # A search of so many queries comes a little nearer on some images of any network.
-    masked = search.left & ((behind & ~near) | (search.promised <= 0) | ~as_promised)
+    masked = search.left & ((behind & ~longer) | (search.promised <= 0) | ~as_promised)
     if _are_many(masked, search.left):
         return search.left
     return masked | (search.left & near if is_beaten else behind)
@@ -259,8 +266,3 @@ def _difference(logits: Tensor, classes: Tensor) -> Tensor:
     """Return z_t - z_y of each row; ``classes`` (N, 2) are y and t."""
     true_logit, target_logit = logits.gather(1, classes).unbind(1)
     return target_logit - true_logit
-
-
-def _slope(grad: Tensor) -> Tensor:
-    """Return by how much a step of length one in L∞ raises a linear function with this gradient, shape (N,)."""
-    return grad.abs().flatten(1).sum(1)

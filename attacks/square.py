@@ -6,7 +6,7 @@ from bench.api import Count, Probability, Target, Threat, attack
 
 
 @attack(
-    norms=("linf",),
+    norms=("linf", "l2"),
     needs="scores",
     passes="restarts x queries forwards (+ restarts for a random function if more than one), "
     "fewer where images break early",
@@ -25,15 +25,17 @@ def square(
 ) -> Tensor:
     """Square attack (Andriushchenko et al., 2020): random squares at the edge of the ball, kept if the margin falls.
 
-    It starts from vertical stripes of +-eps. Each query moves one square of an image, of random position and sign, by
-    2 eps in every channel; the squares shrink by the authors' schedule, stretched from 10,000 to ``queries``. The
-    success rule is any-iterate: an image costs nothing more once it is broken.
+    In L∞ it starts from vertical stripes of +-eps, and each query moves one square of an image, of random position and
+    sign, by 2 eps in every channel. In L2 it starts from tiles, each a hill beside a valley, and each query adds
+    such a tile to the change in one square, at the cost of the change in another. The squares shrink by the authors'
+    schedule, stretched from 10,000 to ``queries``. The success rule is any-iterate: an image costs nothing more once it
+    is broken.
 
     Args:
         target: the function under attack; only its logits are used.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ with its budget.
+        threat: L∞ or L2 with its budget.
         queries: forwards per image and restart; the schedule of the squares runs through in each.
         restarts: independent searches, each of the images that the ones before it did not break. An image keeps the
             result with the largest margin; with a random function, the margin of one more evaluation.

@@ -11,12 +11,12 @@ from tests.report.fabricate import result
 CLEAN = [True] * 10
 
 
-def planned_by(preset):
-    """Make up results of every adaptive cell at a preset's budget, by defense."""
+def planned_by(preset, eps="1/10"):
+    """Make up results of every adaptive cell at one budget of a preset or file, by defense."""
     results = {}
     for each in make(sections.load(preset), n=10).plan.cells:
         attack, step = each.cell.attack, each.cell.step
-        if attack is None or str(attack.threat.eps) != "1/10" or each.cell.access not in ("white-box", "adaptive"):
+        if attack is None or str(attack.threat.eps) != eps or each.cell.access not in ("white-box", "adaptive"):
             continue
         draws = step is not None and bool(registry.find("test-time", step.name).meta.get("randomised"))
         template = result(clean=CLEAN, adversarial=CLEAN, flags=("randomised",) if draws else ())
@@ -37,6 +37,15 @@ def test_the_shortest_suite_could_deny_that_a_step_holds_too(left_out):
     assert len(results) > 5
     fewer = [each for each in results if each.cell.attack.attack.name not in left_out]
     assert bool(lacking(fewer)) == bool(left_out)
+
+
+def test_the_shortest_suite_is_the_same_in_l2(tmp_path):
+    file = tmp_path / "l2.toml"
+    file.write_text('schema = 1\nname = "l2"\nextends = "verdict"\n[attack]\nnorm = "l2"\neps = "9/10"\n')
+    results = planned_by(str(file), "9/10")["jpeg@pgd-at"]
+    assert {each.cell.attack.threat.norm for each in results} == {"l2"}
+    assert len(results) == len(planned_by("verdict")["jpeg@pgd-at"])
+    assert lacking(results) == ()
 
 
 def test_every_defense_is_attacked_by_what_could_deny_that_it_holds(planned):

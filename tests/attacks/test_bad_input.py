@@ -28,7 +28,7 @@ use = "standard"
     ("attack", "says"),
     [
         ('use = "pgd"\nnorm = "wasserstein"', "norm 'wasserstein' is not one that pgd keeps to: linf, l2"),
-        ('use = "square"\nnorm = "l2"', "norm 'l2' is not one that square keeps to: linf"),
+        ('use = "rays"\nnorm = "l2"', "norm 'l2' is not one that rays keeps to: linf"),
         ('use = "pgd"\nsteps = 0', "greater than or equal to 1, not 0"),
         ('use = "pgd"\nstep_size = -1', "step_size"),
         ('use = "pgd"\neps = 8', "did you mean '8/255'?"),

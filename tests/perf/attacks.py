@@ -66,6 +66,7 @@ SCHEMA = 3
 STEP = 2 / 255
 LINF = Threat()
 L2 = Threat(norm="l2", eps=None)
+L2_BALL = Threat(norm="l2", eps="1/2")
 L1 = Threat(norm="l1", eps=12)
 L0 = Threat(norm="l0", eps=None)
 FLOW = Threat(norm="flow", eps=None)
@@ -108,6 +109,7 @@ def rows() -> list[Row]:
         "torchattacks": torchattacks("Square", eps=EPS, n_queries=200),
     }
     wasserstein = art("Wasserstein", eps=0.005, eps_step=0.05, max_iter=5, regularization=100, verbose=False)
+    official_l2 = official_ensemble(100, 9, 5000, norm="L2", eps=0.5)
     short = {"steps": 10, "targets": 3, "queries": 200}
     return [
         Row(
@@ -140,6 +142,7 @@ def rows() -> list[Row]:
         Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, 16, ("small-cnn",)),
         Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, None, ("trained",)),
         Row("cascade", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, None, ("trained",)),
+        Row("cascade", L2_BALL, {}, 1, 1, {"pyautoattack": official_l2}, True, 32, ("small-cnn",)),
         # Cut short: a robust image takes the whole ensemble some ten thousand passes.
         Row("autoattack", LINF, short, 1, 1, {"pyautoattack": official_ensemble(**short)}, True, 16, ("pyautoattack",)),
     ]

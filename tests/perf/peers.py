@@ -102,11 +102,13 @@ def official_square(queries: int) -> Callable[[Case], Tensor]:
     return run
 
 
-def official_ensemble(steps: int, targets: int, queries: int) -> Callable[[Case], Tensor]:
+def official_ensemble(
+    steps: int, targets: int, queries: int, norm: str = "Linf", eps: float = EPS
+) -> Callable[[Case], Tensor]:
     from pyautoattack import AutoAttack
 
     def run(case: Case) -> Tensor:
-        ensemble = AutoAttack(case.net, eps=EPS, seed=0, device=case.x.device)
+        ensemble = AutoAttack(case.net, norm=norm, eps=eps, seed=0, device=case.x.device)
         for part in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
             part.n_iter = steps
         ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
