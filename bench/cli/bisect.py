@@ -77,8 +77,8 @@ def main(args: argparse.Namespace) -> int:
     from bench.store.worktree import commit_of, root_of
 
     began, here = time.monotonic(), Path.cwd()
-    root = root_of(here)
     good, bad = commit_of(here, args.good), commit_of(here, args.bad)
+    root = root_of(here)
     history = History(here)
     history.require_ancestor(good, bad)
     if history.is_edited():
@@ -138,7 +138,7 @@ def _warn_of_searched(root: Path) -> None:
 
 def _warn_of_own_path(root: Path, history: History, good: str, bad: str) -> None:
     """Say which Python files of GOOD and BAD hold the path of the checkout, for they may read files of it."""
-    files = dict.fromkeys(chain.from_iterable(history.files_with(each, f"{root}/", "*.py") for each in (good, bad)))
+    files = dict.fromkeys(chain.from_iterable(history.files_naming(each, str(root), "*.py") for each in (good, bad)))
     if files:
         _log.warning(
             "%s: the path %s/ stands in the code: what is read by it is the same at every commit",
@@ -242,7 +242,8 @@ class _Report:
         yield f"  {_numbers(finding.before, finding.after, finding.step)}"
         yield from (f"  {line}" for line in finding.changed)
         if not finding.step.is_real:
-            yield "  that step alone may be chance: the change came in several, and this is the first on BAD's side"
+            why = "has losses and gains that balance" if finding.step.cancels else "may be chance"
+            yield f"  that step alone {why}: the change came in several, and this is the first on BAD's side"
         if finding.further is not None:
             last = _numbers(finding.after, finding.bad, finding.further)
             yield f"a further change lies after it: {last}; bisect {finding.after.commit[:10]} and BAD to find it"

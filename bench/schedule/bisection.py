@@ -201,8 +201,8 @@ class Bisection:
             self._note("checked: it differs from the commit before it, each measured by its own harness, fresh")
             return None
         return (
-            f"{after.commit[:10]} does not differ from the commit before it once each is measured by its own harness: "
-            "the harness (bench/) changed the cell, so all is measured again with a store for each version of it"
+            f"{after.commit[:10]} shows no clear difference from the commit before it once each is measured by its own "
+            "harness: bench/ changed the cell, so all is measured again with a store for each version of it"
         )
 
     def _find(self, good: str, bad: str) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from bench.store.git import run_git
 from bench.types import UsageError, shortened
 
+#: What means something else in a pattern of git, and how it stands there for itself.
+_SPECIAL, _ESCAPED = re.compile(r"[][\\.^$*+?(){}|]"), r"\\\g<0>"
 #: Characters of a subject that are shown.
 _LONGEST = 100
 
@@ -96,11 +99,12 @@ class History:
         done = run_git(self._repository, "cat-file", "blob", f"{sha}:{path}")
         return done.stdout if done.returncode == 0 else None
 
-    def files_with(self, sha: str, text: str, pattern: str) -> list[str]:
-        """Return the files of a commit that hold a text, among those that match a pattern of git such as ``*.py``."""
-        found = run_git(
-            self._repository, "grep", "-z", "-l", "-F", "--full-name", "-e", text, sha, "--", f":(top){pattern}"
-        )
+    def files_naming(self, sha: str, folder: str, pattern: str) -> list[str]:
+        """Return the files of a commit that name paths in a folder, of those that match a pattern like ``*.py``."""
+        options = ("grep", "-z", "-l", "-E", "--full-name")
+        # Not as the end of a longer path.
+        text = rf"(^|[^[:alnum:]_./-]){_SPECIAL.sub(_ESCAPED, folder)}/"
+        found = run_git(self._repository, *options, "-e", text, sha, "--", f":(top){pattern}")
         # Before each name stand the hash and a colon.
         return [os.fsdecode(each).partition(":")[2] for each in found.stdout.split(b"\0") if each]
 

@@ -360,7 +360,7 @@ def test_a_change_of_the_harness_is_not_blamed_on_a_method(repository, runs):
     bad = repository.commit("empty")
     finding = find(repository, good, bad)
     assert finding.after.commit == culprit != bystander
-    assert any("does not differ from the commit before it once" in note for note in finding.notes)
+    assert any("shows no clear difference from the commit before it once" in note for note in finding.notes)
 
 
 def test_finished_work_of_the_store_is_used_and_nothing_is_written_there(repository, runs, monkeypatch):
@@ -456,10 +456,11 @@ def test_a_path_of_the_checkout_in_code_or_of_a_file_that_git_kept_once(reposito
     command = ["bisect", good, bad, "table.toml", "--device", "cpu", "--store", "../store", "--quiet", "--cell", CELL]
     assert main([*command, "--set", f'defenses.0.use="weights:{weights}"']) == 2
     assert "absolute path into the repository" in capsys.readouterr().err
+    (repository.path / "far.py").write_text(f"# /elsewhere{repository.path}/notes.txt")
     bad = repository.edit("a path", "import os\n", f"import os\nFILE = '{repository.path}/notes.txt'\n")
     assert main([*command[:2], bad, *command[3:]]) == 3
     line = f"attack.py: the path {repository.path}/ stands in the code: what is read by it is the same at every commit"
-    assert line in capsys.readouterr().err
+    assert f"warning: {line}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_given", [False, True])
