@@ -9,6 +9,7 @@ from math import ceil, log2
 from typing import Literal, NamedTuple
 
 from bench.differences import changed, code_changes, differences, methods_by_part
+from bench.process.ending import Stop
 from bench.schedule.at_commit import NotMeasurable
 from bench.schedule.candidates import Candidates
 from bench.schedule.measuring import Measured, Measuring, NoSuchCell, Remembered
@@ -232,16 +233,23 @@ class Bisection:
         self.said(f"{side}: {self.history.described(commit)}")
         try:
             try:
-                measured = self.measure(commit, again=True)
+                measured = self._measured(commit, again=True)
             except NotMeasurable:
                 if not learn():
                     raise
-                measured = self.measure(commit, again=True)
+                measured = self._measured(commit, again=True)
         except NotMeasurable as error:
             is_one_sided = isinstance(error, NoSuchCell) and self.measure.is_planned(other)
             raise UsageError(f"{side}: {error}{f'; {has}' if is_one_sided else ''}") from None
         self.said(_share(measured))
         return measured
+
+    def _measured(self, commit: str, *, again: bool = False) -> Measured:
+        try:
+            return self.measure(commit, again=again)
+        except Stop:
+            self.said(f"{commit[:10]} was not finished; a run that hangs is ended and skipped by --set run.timeout=10m")
+            raise
 
     def _halved(self, first: Measured, last: Measured) -> tuple[list[Measured], Measured]:
         """Return the commits on the side of the first, the latest last, and the earliest known on the other side."""
@@ -251,7 +259,7 @@ class Bisection:
             steps = f"{left:,} commits may be it, about {ceil(log2(left))} to look at"
             self.said(f"{self.history.described(candidate)} ({steps})")
             try:
-                measured = self.measure(candidate)
+                measured = self._measured(candidate)
                 is_good = self._is_good(measured, first, last)
             except NotMeasurable as error:
                 self._candidates.why[candidate] = str(error)

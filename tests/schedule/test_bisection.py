@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from bench.cli import main
+from bench.process.ending import Stop
 from bench.schedule import at_commit, measuring
 from bench.schedule.at_commit import NotMeasurable, PlanAt, read_plan
 from bench.schedule.bisection import Bisection
@@ -269,6 +270,17 @@ def test_failed_commits_are_remembered_for_the_same_search_only(repository, runs
     runs.clear()
     find(repository, good, bad, options=["--n=50"])
     assert broken in runs
+
+
+def test_a_commit_that_was_not_finished_is_named_with_what_would_skip_it(repository, monkeypatch):
+    def ended(*_arguments, **_options):
+        raise Stop
+
+    monkeypatch.setattr(measuring, "plan_at", ended)
+    lines, bad = [], repository.commit("empty")
+    with pytest.raises(Stop):
+        find(repository, repository.commits[0], bad, said=lines.append)
+    assert lines[-1].startswith(f"{bad[:10]} was not finished") and "--set run.timeout=10m" in lines[-1]
 
 
 def test_what_one_side_alone_has_and_near_names_are_said(repository, runs, monkeypatch):
