@@ -52,6 +52,7 @@ def _compared(args: argparse.Namespace) -> int:
     from bench.types import UsageError
 
     display: Display = args.display
+    options.require_apart(args.out, [args.base, args.head])
     with display.phase("reading the results"):
         both = read_both(args.base, args.head)
     with display.phase("comparing"):

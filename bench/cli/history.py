@@ -52,6 +52,7 @@ def _show(args: argparse.Namespace) -> int:
 
     display: Display = args.display
     file_format = _format(args)
+    options.require_apart(args.out, args.sources or [Path("results/runs")])
     reader = RunReader(Path.cwd())
     with display.phase("reading the runs"):
         timeline = build(_runs(reader, args.sources), Path.cwd(), only=args.only, min_effect=args.min_effect)

@@ -171,6 +171,7 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
 def main(args: argparse.Namespace) -> int:
     from bench.process.collection import no_collection
 
+    options.require_apart(args.out, [*(args.receipts or ()), args.submissions, args.verified, args.store])
     with no_collection():
         return _show(args)
 

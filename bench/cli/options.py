@@ -355,6 +355,29 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+#: Endings of files that results, claims and tables are read from, also in folders.
+_READ = (".json", ".receipt", ".toml")
+
+
+def require_apart(out: Path | None, sources: Iterable[str | Path | None]) -> None:
+    """Require that a report replaces nothing that it is made of.
+
+    Args:
+        out: the file that it is written to, if to one.
+        sources: what is read: files and folders. What is neither, such as a commit, is passed over.
+
+    Raises:
+        UsageError: it is one of the files, or a file of results, claims or tables in one of the folders.
+    """
+    if out is None or not os.path.isfile(out):
+        return
+    for source in (each for each in sources if each is not None):
+        is_it = os.path.isfile(source) and out.samefile(source)
+        is_inside = os.path.isdir(source) and Path(source).resolve() in out.resolve().parents
+        if is_it or (is_inside and out.suffix.lower() in _READ):
+            raise UsageError(f"--out {out} would replace what is read; name another file")
+
+
 def named(text: str) -> str:
     """Return a path, address or commit as given, but for an empty one: of a variable that is not set, it would be the
     current folder.

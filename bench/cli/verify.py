@@ -75,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
     if args.sample is not None and not args.weights:
         raise UsageError("--sample is of predictions; give --weights as well")
     if len(args.receipt) == 1:
+        options.require_apart(args.out, [*args.receipt, *args.weights])
         report = _checked(args, args.receipt[0])
         _write(args.out, report)
         print(_json(report.as_json()) if args.json else _text(report), end="")
@@ -101,7 +102,7 @@ def _checked(args: argparse.Namespace, path: Path, *, are_shared: bool = False) 
 
 def _several(args: argparse.Namespace) -> int:
     """Check several receipts, each on its own; return 1 if one does not hold, else 2 if one cannot be checked."""
-    outs = _outs(args.out, args.receipt)
+    outs = _outs(args.out, args.receipt, args.weights)
     states, bodies = Counter[str](), []
     for path, out in zip(args.receipt, outs, strict=True):
         try:
@@ -126,11 +127,11 @@ def _several(args: argparse.Namespace) -> int:
     return 2 if states[_UNCHECKED] else 0
 
 
-def _outs(folder: Path | None, receipts: Sequence[Path]) -> list[Path | None]:
+def _outs(folder: Path | None, receipts: Sequence[Path], weights: Sequence[str]) -> list[Path | None]:
     """Return the file of each report: the name of its receipt and ``.json``, in a folder.
 
     Raises:
-        UsageError: two would be one, or the folder is a file.
+        UsageError: two would be one, one would replace what is read, or the folder is a file.
     """
     if folder is None:
         return [None] * len(receipts)
@@ -138,7 +139,10 @@ def _outs(folder: Path | None, receipts: Sequence[Path]) -> list[Path | None]:
         raise UsageError(f"--out {folder} is one file, for {len(receipts):,} receipts; name a folder")
     if twice := [name for name, count in Counter(path.name for path in receipts).items() if count > 1]:
         raise UsageError(f"--out {folder}: two receipts are called {visible(twice[0])}; verify them apart")
-    return [folder / f"{path.name}.json" for path in receipts]
+    outs: list[Path | None] = [folder / f"{path.name}.json" for path in receipts]
+    for out in outs:
+        options.require_apart(out, [*receipts, *weights])
+    return outs
 
 
 def _write(out: Path | None, report: Report) -> None:

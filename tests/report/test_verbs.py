@@ -68,6 +68,33 @@ def test_bad_input_is_one_clear_line(store, tmp_path, capsys, words, message):
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "run.json", "other.json", "--out", "./other.json"],
+        ["history", "run.json", "--out", "run.json"],
+        ["history", ".", "--format", "json", "--out", "run.json"],
+        ["history", "run.json", "other.json", "--format", "json", "--out", "link.json"],
+        ["leaderboard", "--receipts", "some.receipt", "--format", "md", "--out", "some.receipt"],
+        ["leaderboard", "--submissions", ".", "--out", "some.receipt", "--format", "md"],
+        ["verify", "some.receipt", "--out", "some.receipt"],
+        ["verify", "some.receipt", "--weights", "w.safetensors", "--out", "w.safetensors"],
+        ["verify", "some.receipt", "some.receipt.json", "--out", "."],
+    ],
+)
+def test_a_report_replaces_nothing_that_it_is_made_of(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run.json", "other.json", "some.receipt", "some.receipt.json", "w.safetensors"):
+        (tmp_path / name).write_text(f"what {name} holds")
+    (tmp_path / "link.json").symlink_to("run.json")
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: --out ") and "would replace what is read; name another" in printed.err
+    assert printed.out == "" and printed.err.count("\n") == 1
+    for path in tmp_path.glob("[!l]*.*"):
+        assert path.read_text() == f"what {path.name} holds"
+
+
 def test_a_damaged_result_is_told(store, tmp_path, capsys):
     some = next((tmp_path / "store" / "cells").glob("*.json"))
     some.write_text("{")

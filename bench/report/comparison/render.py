@@ -271,8 +271,14 @@ def _costs_and_times(c: Comparison) -> Iterator[str]:
 
 
 def _cost(cost: CostChange) -> str:
-    ratio = f" (x{cost.head / cost.base:.4g})" if cost.base > 1e-9 else ""
-    return f"{cost.what.replace('_', ' ').replace(' per example', '')} {cost.base:.6g} -> {cost.head:.6g}{ratio}"
+    what = cost.what.replace("_", " ").replace(" per example", "")
+    # As many digits as tell the two apart.
+    digits = next((each for each in range(6, 17) if f"{cost.base:.{each}g}" != f"{cost.head:.{each}g}"), 17)
+    change = f"{cost.base:.{digits}g} -> {cost.head:.{digits}g}"
+    if cost.base <= 1e-9:
+        return f"{what} {change}"
+    ratio = f"{cost.head / cost.base:.4g}"
+    return f"{what} {change} ({f'x{ratio}' if ratio != '1' else f'{cost.head - cost.base:+.4g}'})"
 
 
 def _times(c: Comparison) -> Iterator[str]:
