@@ -5,11 +5,13 @@ import re
 
 import pytest
 
+from bench.report.timeline.build import build
 from bench.report.timeline.page import render
 from bench.report.timeline.render import FORMATS
+from bench.store.runs import Run
 from tests.report.fabricate import outcomes
 from tests.report.test_compare import flipped
-from tests.report.test_timeline import N, at, commit, committed, git, only_line, repository, timeline, verdicts
+from tests.report.test_timeline import N, at, commit, committed, day, git, only_line, repository, timeline, verdicts
 
 __all__ = ["repository"]
 
@@ -187,3 +189,119 @@ def test_no_two_entries_of_a_legend_look_alike(tmp_path):
     labels = [label for _, label in legend(render(timeline(images, tmp_path)))]
     assert len(set(labels)) == 3
     assert labels[1].startswith(f"from {commit(2)[:10]}: other example lists")
+
+
+def recorded(names, versions):
+    """The runs that --record writes of commits in their order, given for each the version of the code of each cell.
+
+    A version that an earlier commit had is not measured again: its result is in the file of the later commit too.
+    """
+    kept = {}
+    runs = []
+    for i, (name, of_cells) in enumerate(zip(names, versions, strict=True)):
+        for attack, version in of_cells.items():
+            bits = [image >= 50 * version for image in range(N)]
+            kept.setdefault((attack, version), at(i, bits, commit=name, attack=attack, code=str(version)))
+        runs.append(Run(f"{name}.json", [kept[each] for each in of_cells.items()], name))
+    return runs
+
+
+def changes(t):
+    """The marked changes, and against which commit, lost and gained."""
+    return {
+        (line.line.attack, told.place.origin.commit): (
+            lane.points[told.judged.test.against].place.origin.commit,
+            told.judged.test.lost,
+            told.judged.test.gained,
+        )
+        for line in t.lines
+        for lane, told in line.changes
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_shallow_clone_marks_the_changes_of_the_whole_one(repository, tmp_path, seed):
+    """Of the known commits git says the order; where it knows fewer, or none, nothing else may come out."""
+    rng = random.Random(seed)
+    names = [committed(repository, f"change {i}", i) for i in range(10)]
+    state, versions = {"fgsm": 0, "pgd": 0, "square": 0}, []
+    for i in range(10):
+        # Every commit changes one cell, so that each has a result of its own.
+        state = state | {rng.choice(sorted(state)): i}
+        versions.append(state)
+    runs = recorded(names, versions)
+    whole = build(runs, repository)
+    assert len(changes(whole)) >= 8
+    for depth in (1, 4):
+        shallow = tmp_path / f"shallow-{depth}"
+        git(tmp_path, "clone", "-q", "--depth", str(depth), f"file://{repository}", str(shallow))
+        rng.shuffle(runs)
+        t = build(runs, shallow)
+        assert [place.origin.commit for place in t.places] == names
+        assert changes(t) == changes(whole)
+    assert changes(build(runs, tmp_path)) == changes(whole)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_among_unknown_commits_none_is_compared_with_a_later_one(tmp_path, seed):
+    """Some change nothing, and some go back to old code, so that all their results are of other commits."""
+    rng = random.Random(seed)
+    names = rng.sample([commit(i) for i in range(100, 200)], 14)
+    versions = [{"fgsm": rng.randrange(4), "pgd": rng.randrange(4)} for _ in names]
+    t = build(recorded(names, versions), tmp_path)
+    tested = 0
+    for _, lane, told in t.points:
+        if told.judged.test is not None:
+            against = lane.points[told.judged.test.against].place.origin.commit
+            assert names.index(against) < names.index(told.place.origin.commit)
+            tested += 1
+    assert tested >= len(names)
+
+
+def test_a_commit_that_only_repeats_results_is_no_change_wherever_it_was(tmp_path):
+    names = [commit(i) for i in (5, 9, 1, 3)]
+    # The last but one goes back to the first; its hash would put it before all others.
+    t = build(recorded(names, [{"pgd": 0}, {"pgd": 1}, {"pgd": 0}, {"pgd": 3}]), tmp_path)
+    (line,) = t.lines
+    told = {told.place.origin.commit: told for _, told in line.points}
+    assert told[names[2]].judged.verdict == "same measurement"
+    assert "nothing was measured at it" in told[names[2]].place.remark
+    assert {name for _, name in changes(t)} == {names[1], names[3]}
+    assert changes(t)["pgd", names[3]] == (names[1], 100, 0)
+
+
+def test_an_amended_commit_stands_beside_the_old_one_and_not_behind_later_ones(repository):
+    amended, later = (committed(repository, subject, i) for i, subject in enumerate(("amended", "later")))
+    runs = recorded([commit(0xF), amended, later], [{"pgd": 0}, {"pgd": 0}, {"pgd": 2}])
+    t = build(runs, repository)
+    assert [place.origin.commit for place in t.places] == [commit(0xF), amended, later]
+    assert verdicts(t.lines[0]) == ["first", "same measurement", "worse"]
+    assert small_lines(t)[0][0] == "██▁"
+
+
+def test_of_commits_with_one_time_none_is_compared_with_another(tmp_path):
+    runs = [at(0, HIGH), at(1, LOW), at(2, OTHER, finished=day(1)), at(3, HIGH)]
+    for results in (runs, runs[::-1]):
+        t = timeline(results, tmp_path)
+        told = {told.place.origin.commit: (lane, told) for lane, told in t.lines[0].points}
+        # Each is compared with the one that is surely before it, and of the two nobody knows which is before the next.
+        against = [
+            lane.points[each.follows].place.origin.commit if each.follows is not None else None
+            for lane, each in (told[commit(i)] for i in range(4))
+        ]
+        assert against == [None, commit(0), commit(0), None]
+        assert "which result came before it is not known: compared with none" in FORMATS["csv"](t)
+        assert small_lines(t)[0][0].count("│") == 2
+
+
+def test_commits_with_one_time_and_one_result_go_on_in_one_line(tmp_path):
+    t = timeline([at(0, HIGH), at(1, LOW), at(2, LOW, finished=day(1)), at(3, OTHER)], tmp_path)
+    assert verdicts(t.lines[0]) == ["first", "worse", "no change", "worse"]
+
+
+def test_what_only_selects_cells_moves_no_commit(tmp_path):
+    runs = recorded([commit(i) for i in (7, 2, 5)], [{"fgsm": 0, "pgd": i} for i in range(3)])
+    t = build(runs, tmp_path, only="*/fgsm/*")
+    assert [place.origin.commit for place in t.places] == [commit(i) for i in (7, 2, 5)]
+    assert verdicts(t.lines[0]) == ["first", "same measurement", "same measurement"]
+    assert not any(place.only_repeats for place in t.places)

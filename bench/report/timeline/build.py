@@ -120,10 +120,11 @@ def build(
     collected = Collected(only)
     for run in runs:
         collected.add(run)
-    if not collected.finished:
+    measured = collected.measured
+    if not measured:
         raise UsageError(f"no result matches --only {only}" if only else "the runs hold no results")
-    commits = {origin.commit for origin in collected.finished if origin.commit and COMMIT.fullmatch(origin.commit)}
-    axis = places(collected.finished, known_commits(repository, commits), commit_pages(repository))
+    commits = {origin.commit for origin in measured if origin.commit and COMMIT.fullmatch(origin.commit)}
+    axis = places(measured, known_commits(repository, commits), commit_pages(repository))
     lines = collected.lines({place.origin: number for number, place in enumerate(axis)})
     lanes = list(chain.from_iterable(line.lanes for line in lines))
     changes = judge(lanes, axis, min_effect)

@@ -12,7 +12,7 @@ from bench.differences import changed, differences, methods_by_part
 from bench.keys import Keys
 from bench.outcomes import Outcomes
 from bench.report.comparison.pairing import Renamed, pair
-from bench.report.timeline.places import Origin
+from bench.report.timeline.places import Measured, Origin
 from bench.store.latest import protocol
 from bench.store.runs import Run
 from bench.types import Cell, CellResult, Cost, DefenseCost, UsageError, threat_text
@@ -153,8 +153,8 @@ class Collected:
 
     def __init__(self, only: str | None = None) -> None:
         self.asked: dict[str, Asked] = {}
-        #: When the first result of each place was finished.
-        self.finished: dict[Origin, str] = {}
+        #: Of all results, also of those that are not looked at: they tell when a commit was measured.
+        self._measured: dict[Origin, Measured] = {}
         #: For each source what is wrong with the commit of a result in it.
         self._wrong: dict[str, str] = {}
         self._only = only
@@ -169,21 +169,39 @@ class Collected:
             UsageError: there are too many.
         """
         for r in run.results:
+            origin = Origin.of(r.provenance, run.source)
+            also = None
+            if run.commit is not None and run.commit != origin.commit and not origin.dirty:
+                also = Origin(run.commit, dirty=False)
+            self._time(r.provenance.finished, origin, also)
             if self._only is None or r.names.match(self._only):
-                self._add(r, run)
+                self._add(r, run, origin, also)
         if len(self._entries) > MAX_RESULTS:
             raise UsageError(f"more than {MAX_RESULTS:,} results; name fewer sources, or fewer cells with --only")
 
-    def _add(self, r: CellResult, run: Run) -> None:
+    def _time(self, finished: str, origin: Origin, also: Origin | None) -> None:
+        known = self._measured.get(origin) or Measured(None, finished)
+        self._measured[origin] = known.with_own(finished)
+        if also is not None:
+            known = self._measured.get(also) or Measured(None, finished)
+            self._measured[also] = known.with_carried(finished)
+
+    @property
+    def measured(self) -> dict[Origin, Measured]:
+        """When the results of each place were finished, of those places alone that have a result which is looked at."""
+        looked_at = {entry.origin for entry in self._entries.values()}
+        return {origin: measured for origin, measured in self._measured.items() if origin in looked_at}
+
+    def _add(self, r: CellResult, run: Run, origin: Origin, also: Origin | None) -> None:
+        """Take a result at the place where it was measured, and at another where it holds too."""
         if not self._knows(r):
             self._foreign += 1
             return
-        origin = Origin.of(r.provenance, run.source)
         if origin.what_is_wrong:
             self._wrong.setdefault(run.source, origin.what_is_wrong)
         self._keep(r, origin, None)
-        if run.commit is not None and run.commit != origin.commit and not origin.dirty:
-            self._keep(r, Origin(run.commit, dirty=False), origin)
+        if also is not None:
+            self._keep(r, also, origin)
 
     def _knows(self, r: CellResult) -> bool:
         """Say whether the key of a result stands for what it measured, as far as others have that key too."""
@@ -205,10 +223,6 @@ class Collected:
         # What was measured at the place itself goes before what was carried to it, and then the last one counts.
         if known is None or _weight(known.point) < _weight(point):
             self._entries[name] = _Entry(origin, r.key, hardware, point)
-        if carried_from is None:
-            self.finished[origin] = min(r.provenance.finished, self.finished.get(origin, r.provenance.finished))
-        else:
-            self.finished.setdefault(origin, r.provenance.finished)
 
     @property
     def measurements(self) -> int:

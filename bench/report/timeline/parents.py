@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.outcomes import Outcomes
 from bench.report.timeline.lines import Lane, Point
-from bench.report.timeline.places import Place
+from bench.report.timeline.places import Origin, Place
 
 
 class Side(NamedTuple):
@@ -33,13 +33,14 @@ def parents(lane: Lane, places: Sequence[Place], *, failures: bool = False) -> l
 
     Commits that the repository does not know stand by time: such a point follows the one before it, and so does that of
     a known commit before which only unknown ones were measured. A known commit of which no ancestor was measured has
-    nothing before it otherwise: the last one is of an unrelated branch. What was measured with uncommitted changes is
-    followed by nothing, and so is what kept no outcomes. Failures are followed only if that is asked for.
+    nothing before it otherwise: the last one is of an unrelated branch. Where time does not tell either, a point only
+    follows the measurement that it repeats. What was measured with uncommitted changes is followed by nothing, and so
+    is what kept no outcomes. Failures are followed only if that is asked for.
     """
     # By the rank of its commit, the index of the point.
     of_rank: dict[int, int] = {}
     ranks = 0
-    last: int | None = None
+    by_time = _ByTime(lane.points, places)
     result: list[Parents] = []
     for index, point in enumerate(lane.points):
         place = places[point.place]
@@ -48,15 +49,62 @@ def parents(lane: Lane, places: Sequence[Place], *, failures: bool = False) -> l
             result.append(_parents(place, lane.points, places, measured, of_rank))
         else:
             is_unrelated = place.known and ranks
-            result.append(Parents(None if is_unrelated else last))
+            result.append(Parents(None if is_unrelated else by_time.before(index)))
         counts = point.outcomes is not None or (failures and point.error)
         if not counts or place.origin.dirty:
             continue
-        last = index
+        by_time.add(index, result[index].first)
         if place.rank is not None:
             ranks |= 1 << place.rank
             of_rank[place.rank] = index
     return result
+
+
+class _ByTime:
+    """The last points of a lane by the times of their places; with several, which of them came first is not known."""
+
+    def __init__(self, points: Sequence[Point], places: Sequence[Place]) -> None:
+        self._points = points
+        self._places = [places[point.place] for point in points]
+        self._of_origin: dict[Origin, int] = {}
+        self._last: list[int] = []
+        #: What the first of the last ones follows.
+        self._before_last: int | None = None
+
+    def before(self, index: int) -> int | None:
+        """Return the point that one follows by time; ``None`` where there is none, or it is not known which."""
+        if self._places[index].measured is None:
+            return self._repeated(index)
+        alike = {self._points[each].outcomes for each in self._last}
+        if not self._has_time_of(index):
+            return self._last[-1] if len(alike) == 1 else None
+        # Between results that are one and the same, their order makes no difference.
+        return self._last[-1] if alike == {self._points[index].outcomes} else self._before_last
+
+    def add(self, index: int, follows: int | None) -> None:
+        """Add a point, of which it is known what it follows, so that later ones may follow it."""
+        place = self._places[index]
+        self._of_origin[place.origin] = index
+        if place.only_repeats:
+            return
+        by_ancestry = place.known and all(self._places[each].known for each in self._last)
+        if self._has_time_of(index) and not by_ancestry:
+            self._last.append(index)
+        else:
+            self._last, self._before_last = [index], follows
+
+    def _has_time_of(self, index: int) -> bool:
+        """Say whether one of the last points has the time of another."""
+        measured = self._places[index].measured
+        return measured is not None and any(self._places[each].measured == measured for each in self._last)
+
+    def _repeated(self, index: int) -> int | None:
+        """Return the point whose measurement another one repeats."""
+        point = self._points[index]
+        first = self._of_origin.get(point.carried_from) if point.carried_from is not None else None
+        # By two versions of the code, two results may be of one place, of which the lane has one.
+        is_same = first is not None and self._points[first].finished == point.finished
+        return first if is_same else None
 
 
 def _parents(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -14,6 +14,26 @@ from bench.types import Provenance, shown
 
 #: Digits of a commit that are shown.
 _DIGITS = 10
+#: After every time.
+_NEVER = "~"
+
+
+class Measured(NamedTuple):
+    """When results of one place were finished."""
+
+    #: The first that was measured there; ``None`` where all of them were taken over from other commits.
+    first: str | None
+    #: The last of all.
+    last: str
+
+    def with_own(self, finished: str) -> Measured:
+        """Return this with a result that was measured at the place."""
+        first = finished if self.first is None else min(self.first, finished)
+        return Measured(first, max(self.last, finished))
+
+    def with_carried(self, finished: str) -> Measured:
+        """Return this with a result that an earlier commit measured: it is older than its place here."""
+        return Measured(self.first, max(self.last, finished))
 
 
 class Origin(NamedTuple):
@@ -51,10 +71,12 @@ class Place:
     known: bool
     #: Empty with uncommitted changes, which are not what the commit says.
     subject: str
-    #: The day of the commit, or that of its first result where the repository does not know it.
+    #: The day of the commit, or where the repository does not know it that of its first own result, or else its last.
     day: str
     #: The page of the commit.
     url: str | None
+    #: When the first result that was measured at it was finished; ``None`` where there is none.
+    measured: str | None = None
 
     @property
     def label(self) -> str:
@@ -68,6 +90,11 @@ class Place:
         return not self.known and self.origin.commit is not None and not self.origin.what_is_wrong
 
     @property
+    def only_repeats(self) -> bool:
+        """Say whether nothing tells when it was: no ancestry, and no result of its own."""
+        return not self.known and self.measured is None
+
+    @property
     def remark(self) -> str:
         """How it came to its place, where that was not by ancestry; else an empty text."""
         if self.known:
@@ -75,43 +102,64 @@ class Place:
         what = "this repository does not know the commit"
         if self.origin.commit is None:
             what = "measured outside a repository"
+        if self.only_repeats:
+            return f"{what}, and nothing was measured at it: it is compared only with where its results are from"
         return f"{self.origin.what_is_wrong or what}: placed by the time of its results"
 
 
-def places(finished: Mapping[Origin, str], known: KnownCommits, pages: str | None) -> list[Place]:
+def places(measured: Mapping[Origin, Measured], known: KnownCommits, pages: str | None) -> list[Place]:
     """Return the places of origins, the earliest first.
 
+    Only what was measured at a commit tells when it was. One that the repository does not know, and that has only what
+    others measured, stands behind the last of these.
+
     Args:
-        finished: when the first result of each was finished.
+        measured: when the results of each were finished.
         known: the commits that the repository has, in their order.
         pages: what the addresses of commits begin with.
     """
     of_commit: dict[str | None, list[Origin]] = {}
-    for origin in sorted(finished, key=lambda origin: (origin.dirty, origin.source)):
+    for origin in sorted(measured, key=lambda origin: (origin.dirty, origin.source)):
         of_commit.setdefault(origin.commit, []).append(origin)
     in_order: list[Origin] = []
     for commit in known.order:
         in_order += of_commit.get(commit, [])
-    unknown = [origin for origin in finished if origin.commit not in known.ancestors]
-    by_time = sorted(unknown, key=lambda origin: (finished[origin], origin.dirty, str(origin)))
+    unknown = [origin for origin in measured if origin.commit not in known.ancestors]
+    times = {origin: measured[origin].first or measured[origin].last for origin in unknown}
+    # The names only make the order of those of one time the same always.
+    by_time = sorted(
+        unknown, key=lambda origin: (times[origin], measured[origin].first is None, origin.dirty, str(origin))
+    )
+    merged = _merged([(origin, measured[origin].first) for origin in in_order], by_time, times)
     ranks = {commit: rank for rank, commit in enumerate(known.order)}
-    return [_place(origin, finished[origin], known, ranks, pages) for origin in _merged(in_order, by_time, finished)]
+    return [_place(origin, measured[origin], known, ranks, pages) for origin in merged]
 
 
-def _merged(known: list[Origin], unknown: Iterable[Origin], finished: Mapping[Origin, str]) -> list[Origin]:
-    """Return all origins: each unknown one behind the last known one that was finished before it."""
+def _merged(
+    known: Sequence[tuple[Origin, str | None]], unknown: Iterable[Origin], times: Mapping[Origin, str]
+) -> list[Origin]:
+    """Return all origins: each unknown one behind the last known one that was measured before it.
+
+    Args:
+        known: the known ones in their order, each with the time of its first own result.
+        unknown: the others in their order.
+        times: of the unknown ones.
+    """
     # The latest time up to each known one from behind: the last that is early enough has it as the smallest.
-    earliest = list(accumulate((finished[origin] for origin in reversed(known)), min))[::-1]
+    # What has no time takes that of the next that has one, and so is never the last.
+    earliest = list(accumulate((first or _NEVER for _, first in reversed(known)), min))[::-1]
     behind: dict[int, list[Origin]] = {}
     for origin in unknown:
-        behind.setdefault(bisect_right(earliest, finished[origin]), []).append(origin)
+        behind.setdefault(bisect_right(earliest, times[origin]), []).append(origin)
     merged = list(behind.get(0, []))
-    for number, origin in enumerate(known, start=1):
+    for number, (origin, _) in enumerate(known, start=1):
         merged += [origin, *behind.get(number, [])]
     return merged
 
 
-def _place(origin: Origin, finished: str, known: KnownCommits, ranks: Mapping[str, int], pages: str | None) -> Place:
+def _place(
+    origin: Origin, measured: Measured, known: KnownCommits, ranks: Mapping[str, int], pages: str | None
+) -> Place:
     commit = origin.commit or ""
     rank, about = ranks.get(commit), known.about.get(commit)
     own = 0 if rank is None or origin.dirty else 1 << rank
@@ -122,6 +170,7 @@ def _place(origin: Origin, finished: str, known: KnownCommits, ranks: Mapping[st
         mainline=known.mainline.get(commit, 0) & ~own,
         known=rank is not None,
         subject=about.subject if about and not origin.dirty else "",
-        day=(about.date if about else finished)[:10],
+        day=(about.date if about else measured.first or measured.last)[:10],
         url=f"{pages}{commit}" if pages and rank is not None and not origin.dirty else None,
+        measured=measured.first,
     )

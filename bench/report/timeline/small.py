@@ -60,7 +60,7 @@ def _row(lanes: Sequence[ToldLane], places: int, low: float, spread: float) -> s
                 letters.pop()
             letters.append(BAR)
         letters.append(_BLOCKS[min(int((shown.share - low) / spread * len(_BLOCKS)), len(_BLOCKS) - 1)])
-        before = shown
+        before = _first_of(shown)
     return "".join(letters)
 
 
@@ -68,7 +68,8 @@ def _columns(lanes: Sequence[ToldLane], places: int) -> list[_Shown | None]:
     width = min(_WIDTH, places)
     columns: list[_Shown | None] = [None] * width
     for lane in lanes:
-        trunk = set(_back(lane.points, len(lane.points) - 1))
+        ends = [index for index, told in enumerate(lane.points) if not told.place.only_repeats]
+        trunk = set(_back(lane.points, ends[-1])) if ends else set()
         for index, told in enumerate(lane.points):
             column = told.point.place * width // places
             old = columns[column]
@@ -76,6 +77,12 @@ def _columns(lanes: Sequence[ToldLane], places: int) -> list[_Shown | None]:
             if told.point.share is not None and not is_behind:
                 columns[column] = _Shown(lane, index, told.point.share)
     return columns
+
+
+def _first_of(shown: _Shown) -> _Shown:
+    """Return the point whose measurement a commit repeats of which nothing else is known: it stands for that one."""
+    told = shown.lane.points[shown.number]
+    return shown._replace(number=told.follows) if told.place.only_repeats and told.follows is not None else shown
 
 
 def _back(points: Sequence[Told], index: int) -> Iterator[int]:

@@ -10,6 +10,8 @@ from bench.report.timeline.costs import NAMES, SECONDS, cost_of
 from bench.stats import ALPHA, p_text
 
 SIGNS = {"worse": "-", "better": "+", "failed": "!"}
+_NO_ANCESTOR = "no commit that it was built on has a result here"
+_NO_ORDER = "which result came before it is not known"
 
 
 def counted(count: int, what: str) -> str:
@@ -109,8 +111,8 @@ def remarks_of(lane: ToldLane, told: Told) -> list[str]:
         lines += [f"{counted(skipped, 'commit')} between the two without a result here"] if skipped else []
     if told.judged.brought_by is not None:
         lines.append(f"a merge brought the change of {lane.points[told.judged.brought_by].place.label}")
-    if told.follows is None and told is not lane.points[0] and told.point.outcomes is not None and told.place.known:
-        lines.append("no commit that it was built on has a result here: compared with none")
+    if told.follows is None and told is not lane.points[0] and told.point.outcomes is not None:
+        lines.append(f"{_NO_ANCESTOR if told.place.known else _NO_ORDER}: compared with none")
     lines += [told.place.remark] if told.place.remark else []
     return lines
 
