@@ -115,11 +115,15 @@ class Entry(Declaration):
         Raises:
             UsageError: an unknown parameter, a value out of range, or a folder of data that is not found.
         """
-        values = self._values(params)
+        values = self.values(params)
         return values | {folder.parameter: str(path) for folder, path in self._folders(values)}
 
-    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what ``params`` say, every default filled in."""
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what ``params`` say, every default filled in; folders of data are not looked for.
+
+        Raises:
+            UsageError: an unknown parameter, or a value out of range.
+        """
         try:
             values = self.parameters.model_validate(dict(params))
         except ValidationError as error:
@@ -148,7 +152,7 @@ class Entry(Declaration):
             if not isinstance(chosen, str) or chosen not in presets:
                 raise UsageError(unknown(f"preset of {self.kind} {self.name}", str(chosen), presets))
             settings = {**presets[chosen], **settings}
-        checked = self._values(settings)
+        checked = self.values(settings)
         folders = self._folders(checked)
         values = self.parameters.model_validate(checked)
         code = self.code_sha

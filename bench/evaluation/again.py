@@ -56,6 +56,7 @@ class Repeated(NamedTuple):
         gaps: how near each of those is to being answered as stated: the smallest distance, over draws, between the
             logit of the stated class and the highest other.
         margin: the mean distance between the true logit and the highest other, over all of these images.
+        draws: how often each was asked about: once where the defense does not draw.
     """
 
     positions: Array
@@ -64,6 +65,7 @@ class Repeated(NamedTuple):
     differing: Array
     gaps: Array
     margin: float
+    draws: int
 
 
 def chunks(n: int) -> Sequence[slice]:
@@ -112,9 +114,8 @@ class Again:
             is_other |= shares != judged.shares[positions]
         margins = torch.cat([answer.margins.abs().mean(0).cpu() for answer, _ in found]).double()
         differing = positions[is_other]
-        return Repeated(
-            positions, labels, shares > 0.5, differing, self._gaps(ask, judged, differing), float(margins.mean())
-        )
+        gaps, draws = self._gaps(ask, judged, differing), len(found[0][0].labels)
+        return Repeated(positions, labels, shares > 0.5, differing, gaps, float(margins.mean()), draws)
 
     def counted(self, judged: Judged) -> Counted:
         """Return what is counted of the defense, by asking a fresh instance about the first images again.

@@ -106,8 +106,8 @@ def craft(
         training: as for :func:`deploy`.
         score: likewise.
         before: what earlier attacks of a suite made of the images. Those that the attacked function now gets wrong, and
-            a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; its answers on clean images
-            do not matter, so the set's accuracy under attack is that of the entire suite.
+            a random one in every one of :data:`bench.keys.DRAWS` draws, stay so and cost nothing; its answers on clean
+            images do not matter, so the set's accuracy under attack is that of the entire suite.
         saved: gives the saved images of identities to an attack that reads such.
         replays: records passes that recur, where the device has graphs; afterwards it says how many were replayed. It
             is not used under a budget of passes, since each of them depends on what is left.

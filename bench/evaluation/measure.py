@@ -21,9 +21,9 @@ from bench.evaluation.counted import counted
 from bench.evaluation.craft import Crafted
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
-from bench.evaluation.predict import DRAWS, predict
+from bench.evaluation.predict import predict
 from bench.evaluation.probe import FEW, ProbeImages, function_flags
-from bench.keys import cell_key, clean_cell, seed_of, training_key
+from bench.keys import DRAWS, cell_key, clean_cell, seed_of, training_key
 from bench.outcomes import Distances, Outcomes
 from bench.stats import wilson
 from bench.store import cards

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 from bench.evaluation.defense import DeployedDefense
 from bench.evaluation.goals import unbroken
 from bench.evaluation.target import Meter, parts, set_oracle_labels
-from bench.keys import derive_seed
+from bench.keys import DRAWS, derive_seed
 from bench.models.logits import judged, precise
 from bench.process.isolation import frozen, isolated
 from bench.types import MethodError
-
-#: How often a random defense is called; an image is right if most answers are.
-DRAWS = 5
 
 
 class Answer(NamedTuple):
@@ -83,8 +80,8 @@ def predict(
 ) -> Answer:
     """Return what the deployed function answers to images (N, C, H, W) with labels (N,), on its device.
 
-    A random one is called :data:`DRAWS` times, each time with its own seed derived from ``seed``. ``goals`` (N,) are
-    the classes that an attack was to reach (:func:`bench.evaluation.goals.goals_of`).
+    A random one is called :data:`bench.keys.DRAWS` times, each time with its own seed derived from ``seed``. ``goals``
+    (N,) are the classes that an attack was to reach (:func:`bench.evaluation.goals.goals_of`).
 
     Raises:
         MethodError: a logit that is not finite, or not one row for each image; or the function changed the network.

@@ -11,8 +11,7 @@ from bench import registry
 from bench.evaluation.cost import parameters, pass_flops
 from bench.evaluation.craft import CHUNK
 from bench.evaluation.passes import passes_of
-from bench.evaluation.predict import DRAWS
-from bench.keys import Keys, Once, models_of, training_key
+from bench.keys import DRAWS, Keys, Once, models_of, training_key
 from bench.schedule.plan import Work
 from bench.schedule.units import Problem, Units
 from bench.store import cards, files, inventory

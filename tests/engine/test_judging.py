@@ -14,7 +14,8 @@ from bench.cli import main
 from bench.evaluation.chunks import Records, majority
 from bench.evaluation.craft import Crafted, craft
 from bench.evaluation.defense import DeployedDefense, deploy
-from bench.evaluation.predict import DRAWS, predict
+from bench.evaluation.predict import predict
+from bench.keys import DRAWS
 from bench.models.logits import Precise, judged, round_off
 from bench.process.isolation import frozen
 from bench.store.working_store import Store

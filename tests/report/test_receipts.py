@@ -84,6 +84,7 @@ def forged(source, out, claims=lambda claims: None, arrays=lambda arrays: None, 
     body = json.loads(members.pop("receipt.json"))
     values = {name.removesuffix(".npy"): np.load(io.BytesIO(data)) for name, data in members.items()}
     arrays(values)
+    members = {name: data for name, data in members.items() if name.removesuffix(".npy") in values}
     for name, value in values.items():
         file = io.BytesIO()
         np.save(file, value)
@@ -324,6 +325,128 @@ def test_what_is_no_receipt_is_refused_in_one_line(folder, tmp_path, claims, arr
     with pytest.raises(NoReceipt) as error:
         read(forged(source, path, claims or nothing, arrays or nothing, plain))
     assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def without_draws(body):
+    """State a random defense as if it were none."""
+    body["result"]["metrics"] |= {"robust_mean": None, "robust_worst": None, "protocol": "deterministic"}
+    body["result"]["flags"] = []
+    for name in ("shares_clean", "shares_adversarial"):
+        body["sha256"].pop(name)
+
+
+def without_shares(arrays):
+    for name in ("shares_clean", "shares_adversarial"):
+        del arrays[name]
+
+
+def test_a_random_defense_that_is_stated_as_none_is_refuted(folder, tmp_path, capsys):
+    source = receipt(folder, "resize-pad-fgsm-adaptive")
+
+    def alone(out, claims):
+        return forged(source, tmp_path / out, claims, without_shares)
+
+    with pytest.raises(Contradiction, match="resize-pad answers at random, and no robust accuracy over its draws"):
+        read(alone("f.receipt", without_draws))
+
+    def by_other_code(body):
+        without_draws(body)
+        body["result"]["cell"]["step"]["code_sha"] = body["result"]["cell"]["attack"]["step"]["code_sha"] = "0" * 64
+        with_key(body)
+
+    # Of other code the registry knows nothing; with the weights the defense is built, and draws.
+    path = alone("g.receipt", by_other_code)
+    assert main(["verify", str(path)]) == 0
+    capsys.readouterr()
+    assert verify(folder, path) == 1
+    line = "refuted      draws: resize-pad draws at random and is asked 5 times, and shares of its draws are not stated"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cell", "protocol", "right"),
+    [
+        ("standard-fgsm", "random", "deterministic"),
+        ("standard-fgsm", "<script>x", "deterministic"),
+        ("standard-fgsm", "majority-of-5", "deterministic"),
+        ("resize-pad-fgsm-adaptive", "majority-of-10", "majority-of-5"),
+        ("resize-pad-fgsm-adaptive", "deterministic", "majority-of-5"),
+    ],
+)
+def test_a_protocol_that_is_not_that_of_the_arrays_is_refused(folder, tmp_path, cell, protocol, right):
+    claims = lambda body: body["result"]["metrics"].update(protocol=protocol)  # noqa: E731
+    with pytest.raises(Contradiction) as error:
+        read(forged(receipt(folder, cell), tmp_path / "f.receipt", claims))
+    assert f"its protocol is '{protocol}'" in str(error.value) and f"'{right}'" in str(error.value)
+
+
+def test_shares_are_fifths(folder, tmp_path):
+    known = {}
+
+    def sixths(arrays):
+        shares = arrays["shares_adversarial"]
+        assert (shares == 1).any()
+        shares[shares == 1] = np.float32(5 / 6)
+        known.update(arrays)
+
+    def stated(body):
+        clean = known["predictions_clean"] == known["labels"]
+        mean = float((clean * known["shares_adversarial"]).mean())
+        body["result"]["metrics"] |= {"robust_mean": mean, "robust_worst": 0.0}
+
+    with pytest.raises(Contradiction, match="shares_adversarial are not all shares of 5 draws"):
+        read(forged(receipt(folder, "resize-pad-fgsm-adaptive"), tmp_path / "f.receipt", stated, sixths))
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        # As a run of digits states them: docs/attacks.md has steps as a whole number and six parameters.
+        (lambda params: params | {"steps": "2"}, "its pgd has steps = '2', which a run writes 2"),
+        (lambda params: params | {"restarts": 1.0}, "its pgd has restarts = 1.0, which a run writes 1"),
+        (
+            lambda params: {},
+            "its pgd lacks steps, step_size, restarts, start, loss and 1 more, which a run always states",
+        ),
+        (
+            lambda params: params | {"steps": -2},
+            "a run here would refuse its parameters: attack pgd: steps: input should",
+        ),
+        (lambda params: params | {"depth": 2}, "attack pgd: unknown key 'depth'"),
+    ],
+)
+def test_parameters_that_no_run_would_state_are_refused_and_of_other_code_said(folder, tmp_path, capsys, params, why):
+    def other_way(body):
+        attack = body["result"]["cell"]["attack"]["attack"]
+        attack["params"] = params(attack["params"])
+        with_key(body)
+
+    source = receipt(folder, "standard-pgd-second")
+    with pytest.raises(Contradiction) as error:
+        read(forged(source, tmp_path / "f.receipt", other_way))
+    assert why in str(error.value)
+
+    def by_other_code(body):
+        body["result"]["cell"]["attack"]["attack"]["code_sha"] = "0" * 64
+        other_way(body)
+
+    capsys.readouterr()
+    assert verify(folder, forged(source, tmp_path / "g.receipt", by_other_code)) == 0
+    out = capsys.readouterr().out
+    assert "said         code: other code here: pgd; " in out and why in out
+
+
+def test_passes_of_an_attack_of_which_nothing_is_known_are_not_checked(folder, tmp_path, capsys):
+    def own(body):
+        body["result"]["cell"]["attack"]["attack"]["name"] = "mine.py:fgsm"
+        with_key(body)
+
+    path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", own)
+    capsys.readouterr()
+    assert verify(folder, path) == 0
+    out = capsys.readouterr().out
+    assert "not checked  passes: mine.py:fgsm is not Crossfire's own, so nothing here says what it takes" in out
+    assert out.endswith("verdict: holds as far as it was checked\n")
 
 
 def verify(folder, path, *options):

@@ -10,9 +10,10 @@ from math import inf
 import numpy as np
 
 from bench.data.rows import sha_of_rows
-from bench.keys import Keys, models_of, training_key
+from bench.keys import DRAWS, Keys, models_of, training_key
 from bench.report.receipts import form
 from bench.report.receipts.form import Claims
+from bench.report.receipts.methods import impossible
 from bench.report.sets.kept import Array
 from bench.stats import wilson
 from bench.store.audit import broken_rule
@@ -39,6 +40,7 @@ def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[str]
             "or image list is named than was measured"
         )
     yield from misnamed(result)
+    yield from impossible(result)
     yield from _of_weights(claims)
     values = list(_of_values(result.cell, arrays))
     yield from values
@@ -175,6 +177,8 @@ def _of_outcomes(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[st
         for name, right in ((form.CLEAN_SHARES, clean), (form.ADVERSARIAL_SHARES, attacked)):
             if ((arrays[name] > 0.5) != right).any():
                 yield f"its {name} are not those of its predictions"
+            if not np.isin(arrays[name], np.arange(DRAWS + 1, dtype=np.float32) / np.float32(DRAWS)).all():
+                yield f"its {name} are not all shares of {DRAWS} draws"
 
 
 def _of_draws(arrays: Mapping[str, Array], clean: Array) -> Iterator[tuple[str, float]]:

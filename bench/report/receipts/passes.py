@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from bench import registry
 from bench.report.render.outside import require_own
@@ -48,6 +49,28 @@ def remark(result: CellResult) -> str | None:
     return None
 
 
+def undecided(result: CellResult) -> str | None:
+    """Return why nothing here says how many passes the attack of a result takes, in one line; ``None`` if it is known.
+
+    It is known also where any number will do: under a budget, and of a search that stalls.
+    """
+    from bench.evaluation.passes import passes_of
+
+    attack = result.cell.attack
+    if attack is None or result.cost is None:
+        return None
+    name = attack.attack.name
+    if (meta := _meta(attack)) is None:
+        return f"{name} is not Crossfire's own, so nothing here says what it takes"
+    formula = _formula(meta)
+    if formula is not None and _is_open(formula, meta, attack):
+        return None
+    is_stated = _is_stated(result, attack, is_random=_is_random(result), is_suite=meta.get("early_exit") == "suite")
+    if formula is None or not is_stated or passes_of(formula, _params(attack)) is None:
+        return f"nothing here says what {name} with its settings takes"
+    return None
+
+
 def _is_enough(stated: Passes, needed: Passes, *, counts_backwards: bool) -> bool:
     is_enough = stated.forwards >= _ENOUGH * needed.forwards
     # Where there is no gradient, nothing is passed back.
@@ -62,21 +85,11 @@ def _least(result: CellResult, attack: AttackRef) -> list[_Least]:
     """Return what all images, and those that stayed right, take at least, as far as it is known."""
     from bench.evaluation.passes import passes_of
 
-    try:
-        require_own(attack.attack, trusted=False)
-        meta = registry.entry_of(attack.attack).meta
-    except UsageError:
+    meta = _meta(attack) or {}
+    formula, early_exit = _formula(meta), meta.get("early_exit")
+    if formula is None or _is_open(formula, meta, attack):
         return []
-    formula, early_exit = meta.get("least") or meta.get("passes"), meta.get("early_exit")
-    # A search that stalls is over at any time, and a budget cuts every attack short.
-    if (
-        not isinstance(formula, str)
-        or formula.startswith("at most")
-        or early_exit == "stalled"
-        or attack.max_passes is not None
-    ):
-        return []
-    is_random = attack.step is not None and result.metrics is not None and result.metrics.robust_mean is not None
+    is_random = _is_random(result)
     is_averaged = is_random and bool(meta.get("averages_draws", True)) and not meta.get("purifiers_only")
     if not _is_stated(result, attack, is_random=is_random, is_suite=early_exit == "suite"):
         return []
@@ -96,6 +109,31 @@ def _least(result: CellResult, attack: AttackRef) -> list[_Least]:
     if result.cell.access in _OWN and not isinstance(attack.target, int):
         found.append(_Least(whole, sum(result.robust_outcomes or ())))
     return found
+
+
+def _meta(attack: AttackRef) -> Mapping[str, Any] | None:
+    """Return what an attack of Crossfire states of itself; ``None`` of others."""
+    try:
+        require_own(attack.attack, trusted=False)
+        return registry.entry_of(attack.attack).meta
+    except UsageError:
+        return None
+
+
+def _formula(meta: Mapping[str, Any]) -> str | None:
+    formula = meta.get("least") or meta.get("passes")
+    return formula if isinstance(formula, str) else None
+
+
+def _is_open(formula: str, meta: Mapping[str, Any], attack: AttackRef) -> bool:
+    """Say whether an attack may be over at any time: a search that stalls is, and a budget cuts every one short."""
+    return formula.startswith("at most") or meta.get("early_exit") == "stalled" or attack.max_passes is not None
+
+
+def _is_random(result: CellResult) -> bool:
+    """Say whether the attack saw a defense that draws."""
+    attack, metrics = result.cell.attack, result.metrics
+    return attack is not None and attack.step is not None and metrics is not None and metrics.robust_mean is not None
 
 
 def _is_stated(result: CellResult, attack: AttackRef, *, is_random: bool, is_suite: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.keys import training_key
 from bench.registry import entry_of
 from bench.report.receipts import form, verdict
+from bench.report.receipts.methods import require_own, wrong_parameters
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.receipts.verdict import Finding
 from bench.report.receipts.weights import of_files
-from bench.report.render.outside import require_images, require_own
-from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef, shown
+from bench.report.render.outside import require_images
+from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef
 
 if TYPE_CHECKING:
     import torch
@@ -127,11 +127,15 @@ def _hash(path: Path, model: ModelRef) -> str:
 def code(cell: Cell, *, trusted: bool) -> Finding:
     """Return whether the code of each method here is that which was measured; another is said, and refutes nothing."""
     names: dict[str, list[str]] = {what: [] for what in ("other code here", "not compared", _SAME)}
+    # Code of another version may have other parameters; a name that is misused has as well.
+    strange: list[str] = []
     for ref in form.methods_of(cell):
-        here = _code_here(ref, trusted=trusted)
-        what = "not compared" if here is None else "other code here"
+        here, wrong = _code_here(ref, trusted=trusted), wrong_parameters(ref, same_code=False)
+        strange += [] if wrong is None else [wrong]
+        what = "not compared" if here is None and wrong is None else "other code here"
         names[_SAME if here == ref.code_sha else what].append(ref.name)
     words = [f"{what}: {', '.join(dict.fromkeys(each))}" for what, each in names.items() if each]
+    words += dict.fromkeys(strange)
     return Finding("code", "holds" if [what for what in names if names[what]] == [_SAME] else "said", "; ".join(words))
 
 
@@ -140,18 +144,10 @@ def _code_here(ref: MethodRef, *, trusted: bool) -> str | None:
     from bench.models.build import code_of
 
     try:
-        _require_own(ref, trusted=trusted)
+        require_own(ref, trusted=trusted)
         return code_of(ref) if ref.kind == "network" else entry_of(ref).ref(ref.params, name=ref.name).code_sha
     except UsageError:
         return None
-
-
-def _require_own(ref: MethodRef, *, trusted: bool) -> None:
-    """Raises UsageError: a method is not Crossfire's own, or is to read a file here, and that is not trusted."""
-    require_own(ref, trusted=trusted)
-    paths = [value for value in ref.params.values() if isinstance(value, str) and os.path.lexists(value)]
-    if paths and not trusted:
-        raise UsageError(f"{ref.name} is to read {shown(paths[0])}, which is not opened; if that is right, add --trust")
 
 
 class Asked(NamedTuple):
@@ -191,7 +187,7 @@ def repeated(
 
     cell = receipt.result.cell
     for ref in (*(model.network for model in needed(cell)), *([] if cell.step is None else [cell.step])):
-        _require_own(ref, trusted=trusted)
+        require_own(ref, trusted=trusted)
     labels, parts = arrays[form.LABELS], _by_chance(chunks(cell.data.n), sample)
     clean = Judged(arrays[form.CLEAN], labels, arrays[form.CLEAN_ANSWERS], arrays.get(form.CLEAN_SHARES))
     attacked = Judged(
@@ -209,6 +205,7 @@ def repeated(
         raise UsageError(f"the predictions cannot be repeated: {error}") from None
     findings = [
         costs,
+        *verdict.of_draws(receipt, first.draws),
         verdict.of_answers("clean answers", len(first.positions), first.differing, first.gaps, first.margin),
         # Attacked images are near the boundary by design: the scale of the logits is that of clean ones.
         verdict.of_answers("adversarial answers", len(second.positions), second.differing, second.gaps, first.margin),

@@ -29,6 +29,7 @@ Check = Literal[
     "code",
     "weights",
     "costs",
+    "draws",
     "clean answers",
     "adversarial answers",
     "accuracy",
@@ -140,9 +141,15 @@ def of_budget(receipt: Receipt, arrays: Arrays) -> Finding:
 
 
 def of_passes(receipt: Receipt) -> list[Finding]:
-    """Return a remark where the passes that are stated are not those of the attack; nothing where they can be."""
-    why = passes.remark(receipt.result)
-    return [] if why is None else [Finding("passes", "said", f"not plausible: {why}")]
+    """Return a remark where the passes that are stated are not those of the attack, or nothing says what it takes.
+
+    Nothing where they can be.
+    """
+    result = receipt.result
+    if (why := passes.remark(result)) is not None:
+        return [Finding("passes", "said", f"not plausible: {why}")]
+    unknown = passes.undecided(result)
+    return [] if unknown is None else [Finding("passes", "not checked", unknown)]
 
 
 def of_costs(receipt: Receipt, found: Counted) -> Finding:
@@ -175,6 +182,22 @@ def of_costs(receipt: Receipt, found: Counted) -> Finding:
     if claimed is None:
         counted = "FLOPs of the attack are those of the passes that are stated"
     return Finding("costs", "holds", f"{counted}; passes and seconds are what the receipt says")
+
+
+def of_draws(receipt: Receipt, draws: int) -> list[Finding]:
+    """Return what refutes how often a defense was asked, given how often it is asked here; nothing where that agrees.
+
+    A random one, stated as if it were none, would lose what is left of it when it is asked again.
+    """
+    metrics, step = receipt.result.metrics, receipt.result.cell.step
+    assert metrics is not None
+    if (metrics.robust_mean is not None) == (draws > 1):
+        return []
+    name = "the network" if step is None else step.name
+    line = f"{name} draws at random and is asked {draws} times, and shares of its draws are not stated"
+    if draws == 1:
+        line = f"{name} does not draw, and shares of draws are stated"
+    return [Finding("draws", "refuted", line)]
 
 
 def _number(value: float) -> str:

@@ -14,6 +14,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from bench.keys import Keys
 from bench.report.receipts import passes
 from bench.report.receipts.check import checked
 from bench.report.receipts.claims import misnamed
+from bench.report.receipts.methods import impossible
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.submissions import form, reports
@@ -359,7 +361,7 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
         require_possible(path, result)
         if protocol(result, keys) == "unknown":
             raise UsageError(f"{path}: {result.names}: its key is not that of its cell")
-        for why in misnamed(result):
+        for why in chain(misnamed(result), impossible(result)):
             raise UsageError(f"{path}: {result.names}: {why}")
     sha256 = hashlib.sha256(data).hexdigest()
     who = folder.said.who or folder.name
