@@ -14,9 +14,6 @@ from bench.types import UsageError
 
 #: Files without a commit that may hold code, or a table, as pathspecs of git.
 _SOURCES = ("*.py", "*.toml")
-_SHALLOW = (
-    "; this clone is shallow: git fetch --unshallow brings the rest (in a job, fetch-depth: 0 of actions/checkout)"
-)
 
 
 @dataclass(frozen=True)
@@ -121,8 +118,7 @@ def commit_named(name: str, option: str) -> Commit:
     try:
         sha = commit_of(here, name)
     except UsageError as error:
-        is_shallow = git(here, "rev-parse", "--is-shallow-repository") == "true"
-        raise UsageError(f"{option}: {error}{_SHALLOW if is_shallow else ''}") from None
+        raise UsageError(f"{option}: {error}") from None
     top = git(here, "rev-parse", "--show-toplevel")
     if not top:
         raise UsageError(f"{option}: {here} is no folder of a checkout; run it in one")

@@ -70,7 +70,11 @@ def commit_of(repository: Path, name: str) -> str:
 def _if_shallow(repository: Path) -> str:
     """Return what to add to a message on a commit that is not there: in a shallow clone, what brings the others."""
     is_shallow = run_git(repository, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
-    return "; the clone is shallow: git fetch --unshallow brings older commits" if is_shallow else ""
+    if not is_shallow:
+        return ""
+    return (
+        "; the clone is shallow: git fetch --unshallow brings the rest (in a job, fetch-depth: 0 of actions/checkout)"
+    )
 
 
 @contextmanager
