@@ -66,7 +66,14 @@ class Leaderboard:
         workspace = self.root / "workspace"
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir()
-        git(workspace, "clone", "--quiet", "--depth", "2", f"file://{self.repository}", "leaderboard")
+        (depth,) = [
+            step["with"]["fetch-depth"]
+            for step in self.workflow["jobs"][name]["steps"]
+            if "with" in step and "fetch-depth" in step["with"]
+        ]
+        # As the action takes it, 0 is all of the history.
+        cut = ("--depth", str(depth)) if depth else ()
+        git(workspace, "clone", "--quiet", *cut, f"file://{self.repository}", "leaderboard")
         environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         log = ""
         for step in self.workflow["jobs"][name]["steps"]:
@@ -125,6 +132,20 @@ def test_a_leaderboard_lives_from_pull_requests(folder, leaderboard):  # noqa: F
     assert code == 0 and "refused  mallory/1-0.receipt" in log
     assert re.search(r'class="by"><bdi>(Ada, Bob|Bob, Ada) · not repeated', page)
     assert "mallory/1-0.receipt: it says mean_l2" in re.sub(r"<[^>]+>", "", page)
+
+
+def test_who_copies_a_result_that_was_merged_does_not_get_it(folder, leaderboard):  # noqa: F811
+    source = receipt(folder, "standard-fgsm-white-box")
+    assert leaderboard.pull_request(submission("zoe", "Zoe", source))[0] == 0
+    leaderboard.merge()
+    # By name it is first, and its receipt says whose it is.
+    copy = (source, lambda body: body.update(by="Aaron"))
+    code, log = leaderboard.pull_request(submission("aaron", "Aaron", copy))
+    assert code == 0 and "left out: aaron/1-0.receipt" in log and "the same measurement as zoe/1-0.receipt" in log
+    leaderboard.merge()
+    code, _, workspace = leaderboard.job("build")
+    page = (workspace / "site" / "index.html").read_text(encoding="utf-8")
+    assert code == 0 and re.search(r'class="by"><bdi>Zoe · not repeated', page)
 
 
 @pytest.mark.parametrize(

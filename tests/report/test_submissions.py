@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -125,6 +126,55 @@ def test_a_copied_file_counts_once(tmp_path):
     _, both = merged(tmp_path)
     assert who(both) == {attacked().key: ["Ada"]}
     assert [each.file for each in both.remarks] == ["z/run.json"]
+
+
+def committed(root, *arguments, date="2026-11-28T00:00:00"):
+    settings = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    environment = {**os.environ, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    subprocess.run(["git", *settings, *arguments], cwd=root, check=True, capture_output=True, env=environment)
+
+
+def test_of_a_copied_file_the_one_that_was_merged_first_counts(tmp_path):
+    root = tmp_path / "repository" / "submissions"
+    root.mkdir(parents=True)
+    committed(root.parent, "init", "--quiet", "--initial-branch=main")
+    (root / "README.md").write_text("submissions", encoding="utf-8")
+    committed(root, "add", "--all")
+    committed(root, "commit", "--quiet", "--message", "empty")
+    committed(root, "branch", "theirs")
+    submit(root, "zoe", attacked(), who="Zoe")
+    committed(root, "add", "--all")
+    committed(root, "commit", "--quiet", "--message", "Zoe")
+    # The copy is first by name, brings weights, and its commit says that it is the oldest of all.
+    committed(root, "checkout", "--quiet", "theirs")
+    submit(root, "ada", attacked(), who="Ada", weights=["net.safetensors"])
+    (root / "ada" / "net.safetensors").write_bytes(b"")
+    committed(root, "add", "--all")
+    committed(root, "commit", "--quiet", "--message", "Ada", date="2001-01-01T00:00:00")
+    committed(root, "checkout", "--quiet", "main")
+    committed(root, "merge", "--quiet", "--no-ff", "--no-edit", "theirs")
+    found, both = merged(root)
+    assert found.arrivals["zoe/run.json"] < found.arrivals["ada/run.json"]
+    assert who(both) == {attacked().key: ["Zoe"]} and [each.file for each in both.remarks] == ["ada/run.json"]
+    # What is in no commit came later than what is.
+    shutil.rmtree(root / "ada")
+    submit(root, "bob", attacked(), who="Bob")
+    assert who(merged(root)[1]) == {attacked().key: ["Zoe"]}
+    # Where git does not tell, the weights do.
+    shutil.move(root, tmp_path / "submissions")
+    submit(tmp_path / "submissions", "yan", attacked(), who="Yan", weights=["net.safetensors"])
+    (tmp_path / "submissions" / "yan" / "net.safetensors").write_bytes(b"")
+    assert who(merged(tmp_path / "submissions")[1]) == {attacked().key: ["Yan"]}
+
+
+def test_a_receipt_that_names_its_owner_otherwise_is_still_theirs(tmp_path, submissions):
+    source = submissions / "ada" / "fgsm.receipt"
+    for name, said, by in (("ada", "Ada Lovelace", "Ada Lovelace, Turin"), ("zoe", "Zoe", "Zoe")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "submission.toml").write_text(f'who = "{said}"\n', encoding="utf-8")
+        forged(source, tmp_path / name / "fgsm.receipt", claims=lambda claims, by=by: claims.update(by=by))
+    _, both = merged(tmp_path)
+    assert [[entry.who for entry in own] for own in both.sources.values()] == [["Ada Lovelace"]]
 
 
 def test_a_row_is_of_one_networks_weights(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from math import inf
 from typing import NamedTuple
 
 from bench.keys import Keys
@@ -67,7 +68,7 @@ def merged(submissions: Submissions) -> Merged:
     """Return which results count."""
     remarks: list[LeftOut] = []
     entries, taken = _withdrawn(submissions)
-    entries = _measured_once(entries, remarks)
+    entries = _measured_once(entries, submissions.arrivals, remarks)
     entries, superseded = _replaced(entries, remarks)
     entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)
@@ -153,15 +154,18 @@ def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
     return kept, taken
 
 
-def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
-    """Return entries of which no two people have the same measurement: one of them copied the other's file."""
+def _measured_once(entries: Iterable[Entry], arrivals: Mapping[str, int], remarks: list[LeftOut]) -> list[Entry]:
+    """Return entries of which no two people have the same measurement: one of them copied the other's file.
+
+    It is theirs whose file came into the branch first, for a copy can be made to say anything, and weights be copied
+    too. Where git does not tell, it is theirs who brought the weights, else the first's by name.
+    """
     by_measurement: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         by_measurement[_measurement(entry)].append(entry)
     kept: list[Entry] = []
     for own in by_measurement.values():
-        # The receipt itself may say whose it is, or the weights are there; else the first name counts.
-        first = min(own, key=lambda entry: ("the receipt says" in entry.words, not entry.said.weights, entry.file))
+        first = min(own, key=lambda entry: (arrivals.get(entry.file, inf), not entry.said.weights, entry.file))
         for entry in own:
             if person(entry.who) == person(first.who):
                 kept.append(entry)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ from bench.report.receipts.methods import impossible
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.submissions import form, reports
+from bench.report.submissions.arrivals import arrivals
 from bench.report.submissions.form import Submission, Withdrawal
 from bench.store import files, reading
 from bench.store.history import parse
@@ -122,11 +123,13 @@ class Submissions(NamedTuple):
         entries: its results.
         withdrawals: what was taken back.
         left_out: the files that are not used, and why.
+        arrivals: the order in which files came into the branch, as far as git knows it, by path below the folder.
     """
 
     entries: list[Entry]
     withdrawals: tuple[Withdrawal, ...]
     left_out: list[LeftOut]
+    arrivals: Mapping[str, int] = {}
 
 
 def order(entry: Entry) -> tuple[int, bool, float, str, str]:
@@ -173,7 +176,7 @@ def read(root: Path, verified: Path | None, version: str, data_folder: Path | No
                 left_out.append(refused(root, path, error))
         if len(entries) > MOST_RESULTS:
             raise UsageError(f"{root} holds more than {MOST_RESULTS:,} results")
-    return Submissions(entries, withdrawals, sorted(left_out))
+    return Submissions(entries, withdrawals, sorted(left_out), arrivals(root))
 
 
 def withdrawn(root: Path) -> tuple[Withdrawal, ...]:
