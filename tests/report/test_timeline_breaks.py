@@ -1,5 +1,8 @@
 """What must not be read as one line over time: another machine or protocol between, and unrelated branches."""
 
+import csv
+import io
+import json
 import random
 import re
 
@@ -305,3 +308,72 @@ def test_what_only_selects_cells_moves_no_commit(tmp_path):
     assert [place.origin.commit for place in t.places] == [commit(i) for i in (7, 2, 5)]
     assert verdicts(t.lines[0]) == ["first", "same measurement", "same measurement"]
     assert not any(place.only_repeats for place in t.places)
+
+
+def plain(page):
+    """The text of a page as it is read, without its scripts."""
+    body = page.partition("<main>")[2].partition("<script")[0].replace("\N{NO-BREAK SPACE}", " ")
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", body)).replace("→", "->")
+
+
+def test_every_point_lane_and_change_names_the_budget_it_was_measured_with(tmp_path):
+    budgets = ["16/255", "16/255", "16/255", "4/255", "4/255", "8/255"]
+    results = [at(i, LOW if i == 1 else HIGH, eps=eps) for i, eps in enumerate(budgets)]
+    t = timeline(results, tmp_path)
+    name = "digits/small-cnn/standard/pgd/white-box"
+    of_commit = {commit(i): f"L∞ ε={eps}" for i, eps in enumerate(budgets)}
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](t))))
+    assert {row["commit"]: row["threat"] for row in rows} == of_commit
+    assert all(row["line"] == f"{name} {row['threat']}" for row in rows)
+    (line,) = json.loads(FORMATS["json"](t))["lines"]
+    assert line["threat"] == "L∞ ε=8/255"
+    for lane in line["lanes"]:
+        assert {of_commit[point["commit"]] for point in lane["points"]} == {lane["threat"]}
+        assert lane["line"] == f"{name} {lane['threat']}"
+    text = FORMATS["text"](t)
+    assert f"    - {name} L∞ ε=16/255\n        60.00 % -> 56.00 %" in text
+    # The small line is called by what its last number was measured with.
+    assert small_lines(t)[0][1:] == ("60.00 %", f"{name} L∞ ε=8/255")
+    markdown = FORMATS["md"](t)
+    assert f"- {name} L∞ ε=16/255: 60.00 % -&gt; 56.00 %" in markdown
+    of_rows = re.findall(rf"^\| {name} (\S+ \S+) \| (\w+)", markdown, re.MULTILINE)
+    assert of_rows == [(threat, label[:10]) for label, threat in of_commit.items()]
+    page = render(t)
+    said = plain(page)
+    assert f"{name} L∞ ε=16/255 60.00 % -> 56.00 %" in said
+    assert f"{commit(1)[:10]} 2026-01-02: under L∞ ε=16/255, 60.00 % -> 56.00 %" in said
+    assert "under L∞ ε=8/255" not in said
+    assert [label for _, label in legend(page)] == ["L∞ ε=16/255", "L∞ ε=4/255", "L∞ ε=8/255"]
+    read = json.loads(page.partition('id="data">')[2].partition("</script>")[0])["lines"][0]
+    assert [(lane["about"].partition(",")[0], lane["at"]) for lane in read] == [
+        ("L∞ ε=16/255", [0, 1, 2]),
+        ("L∞ ε=4/255", [3, 4]),
+        ("L∞ ε=8/255", [5]),
+    ]
+
+
+def test_no_lane_of_another_line_has_the_same_name(tmp_path):
+    # Two lists of images at one commit are two lines of one name; one of them had another budget before.
+    results = [at(0, HIGH, eps="4/255", rows="others"), at(1, HIGH, rows="others"), at(1, HIGH), at(2, HIGH)]
+    results += [at(3, HIGH, eps="4/255"), at(3, HIGH, eps="4/255", rows="others")]
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](timeline(results, tmp_path)))))
+    lines = {}
+    for row in rows:
+        lines.setdefault(row["line"], set()).add((row["threat"], row["lane"]))
+    assert len(rows) == 6
+    assert all(len({threat for threat, _ in lanes}) == 1 for lanes in lines.values())
+    at_3 = [row["line"] for row in rows if row["commit"] == commit(3)]
+    assert len(set(at_3)) == 2
+
+
+def test_uncommitted_changes_have_no_subject_and_leave_no_colon_or_point_alone(repository):
+    name = committed(repository, "a subject", 0)
+    page = plain(render(timeline([at(0, HIGH, commit=name), at(1, LOW, commit=name, dirty=True)], repository)))
+    assert f"{name[:10]} + uncommitted changes 2026-06-01: 60.00 % -> 56.00 %" in page
+    alone = plain(render(timeline([at(1, LOW, commit=name, dirty=True)], repository)))
+    assert f"All of it is of {name[:10]} + uncommitted changes (2026-06-01). " in alone
+    for text in (page, alone):
+        assert not re.search(r" [:.;,](\s|$)", text)
+    other = committed(repository, "a change", 1)
+    page = plain(render(timeline([at(0, HIGH, commit=name), at(1, LOW, commit=other)], repository)))
+    assert f"{other[:10]} 2026-06-02 a change: 60.00 % -> 56.00 %" in page

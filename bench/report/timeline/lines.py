@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import NamedTuple
 
 from bench.differences import changed, differences, methods_by_part
@@ -88,6 +88,11 @@ class Lane:
     def label(self) -> str:
         return f"{self.machine}, {self.device}, protocol {self.protocol}"
 
+    @property
+    def threat(self) -> str:
+        """The threat under which all its points were measured; empty of a clean cell."""
+        return threat_text(self.cell.attack.threat) if self.cell.attack else ""
+
     def remarks(self, index: int, follows: int | None) -> tuple[str, ...]:
         """Return what changed without a break at a point, since the one that it follows: names and parameters."""
         if follows is None or self.asked[index].question == self.asked[follows].question:
@@ -96,13 +101,17 @@ class Lane:
 
 
 def conditions(lanes: Sequence[Lane]) -> list[str]:
-    """Return for each lane those of its machine, device and protocol that tell it from others."""
-    protocols = {lane.protocol for lane in lanes}
-    told = zip(lanes, hardware(lanes), strict=True)
-    return [
-        ", ".join(filter(None, (where, f"protocol {lane.protocol}" if len(protocols) > 1 else "")))
-        for lane, where in told
-    ]
+    """Return for each lane those of its threat, machine, device and protocol that tell it from others."""
+    protocols, threats = {lane.protocol for lane in lanes}, {lane.threat for lane in lanes}
+    found: list[str] = []
+    for lane, where in zip(lanes, hardware(lanes), strict=True):
+        parts = (
+            lane.threat if len(threats) > 1 else "",
+            where,
+            f"protocol {lane.protocol}" if len(protocols) > 1 else "",
+        )
+        found.append(", ".join(filter(None, parts)))
+    return found
 
 
 def hardware(lanes: Sequence[Lane]) -> list[str]:
@@ -130,6 +139,7 @@ class Line:
     defense: str
     attack: str
     access: str
+    #: The latest one; each lane has its own.
     threat: str
     seed: int
     lanes: list[Lane]
@@ -138,14 +148,22 @@ class Line:
 
     @property
     def name(self) -> str:
-        return "/".join((self.dataset, self.model, self.defense, self.about))
+        return self._name(self.threat)
 
-    @property
-    def about(self) -> str:
-        """The attack with its threat, access and seed."""
-        threat = f" {self.threat}" if self.threat else ""
+    def name_of(self, lane: Lane) -> str:
+        """Return what a lane is called: as its line, with the threat under which it was measured."""
+        return self._name(lane.threat)
+
+    def _name(self, threat: str) -> str:
+        return "/".join((self.dataset, self.model, self.defense, self._about(threat)))
+
+    def about_of(self, lane: Lane) -> str:
+        """Return the attack of a lane with its threat, access and seed."""
+        return self._about(lane.threat)
+
+    def _about(self, threat: str) -> str:
         seed = f" seed {self.seed}" if self.seed else ""
-        return f"{self.attack}/{self.access}{threat}{seed}{self.mark}"
+        return f"{self.attack}/{self.access}{' ' if threat else ''}{threat}{seed}{self.mark}"
 
 
 class Collected:
@@ -449,9 +467,10 @@ def _say_breaks(lanes: Sequence[tuple[tuple[int, tuple[str, str], str], Lane]]) 
 
 
 def _tell_apart(lines: Iterable[Line]) -> None:
-    """Mark lines of one name with a number, in the order in which they begin."""
-    namesakes: dict[str, list[Line]] = defaultdict(list)
+    """Mark lines with a number where a lane of another has the same name, in the order in which they begin."""
+    numbers: dict[str, int] = defaultdict(int)
     for line in lines:
-        namesakes[line.name].append(line)
-    for number, line in chain.from_iterable(enumerate(group, start=1) for group in namesakes.values()):
+        names = {line.name, *map(line.name_of, line.lanes)}
+        number = 1 + max(numbers[name] for name in names)
+        numbers |= dict.fromkeys(names, number)
         line.mark = f" ({number})" if number > 1 else ""

@@ -116,17 +116,20 @@ def _changes(lines: Sequence[ToldLine]) -> list[dict[str, Any]]:
     for number, lane, told in sorted(found, key=lambda each: (-each[2].point.place, each[0]))[:_MAX_CHANGES]:
         place = told.point.place
         places[place] = told.place
-        by_place[place].append({"number": number, "name": lines[number].line.name, **_event(lane, told)})
+        name = lines[number].line.name_of(lane.lane)
+        by_place[place].append({"number": number, "name": name, **_event(lane, told)})
     return [{"place": places[place], "events": events} for place, events in by_place.items()]
 
 
-def _event(lane: ToldLane, told: Told) -> dict[str, Any]:
+def _event(lane: ToldLane, told: Told, threat: str | None = None) -> dict[str, Any]:
+    """Return what is said of a point, with its threat if that is another than the given one, which is said already."""
     parts = [words.change(lane, told)] if told.is_change else []
     parts += [words.cost_change(lane, told)] if told.costs else []
+    under = f"under {lane.lane.threat}, " if threat is not None and lane.lane.threat != threat else ""
     return {
         "kind": told.judged.verdict if told.is_change else "cost",
         "drifted": told.judged.drifted,
-        "text": _unbroken("; ".join(parts)),
+        "text": f"{under}{_unbroken('; '.join(parts))}",
         "remarks": words.remarks_of(lane, told),
         "place": told.place,
     }
@@ -144,10 +147,10 @@ def _chart(line: ToldLine, number: int, places: int) -> dict[str, Any]:
     events = _events(line)
     joined = _joined(line)
     looks = [min(each, _LOOKS) for each in range(len(line.lanes))]
-    last = max((told for _, told in line.points), key=lambda told: told.point.place)
+    last_lane, last = max(line.points, key=lambda each: each[1].point.place)
     return {
         "number": number,
-        "about": line.line.about,
+        "about": line.line.about_of(last_lane.lane),
         "now": words.percent(last.point.share),
         "range": (f"{100 * axis.low:.0f}", f"{100 * axis.high:.0f}"),
         "lanes": [
@@ -155,9 +158,9 @@ def _chart(line: ToldLine, number: int, places: int) -> dict[str, Any]:
             for runs, look in zip(joined, looks, strict=True)
         ],
         "legend": list(zip(_labels(line), looks, strict=False))[:_LOOKS],
-        "marks": list(_marks(events, axis, places)),
+        "marks": list(_marks(events, axis, places, last_lane.lane.threat)),
         "breaks": list(_breaks(line, places)),
-        "events": [_event(*event) for event in events[-_MAX_ENTRIES:]][::-1],
+        "events": [_event(*event, last_lane.lane.threat) for event in events[-_MAX_ENTRIES:]][::-1],
         "more_events": max(0, len(events) - _MAX_ENTRIES),
         "changed": bool(line.changes or line.cost_changes),
         "costs": list(_costs(line, joined, looks)),
@@ -258,10 +261,10 @@ def _left(place: float, places: int) -> str:
     return f"{100 * (place + 0.5) / places:.2f}"
 
 
-def _marks(events: Sequence[tuple[ToldLane, Told]], axis: _Axis, places: int) -> Iterator[_Mark]:
+def _marks(events: Sequence[tuple[ToldLane, Told]], axis: _Axis, places: int, threat: str) -> Iterator[_Mark]:
     for lane, told in events:
         share = told.point.share
-        event = _event(lane, told)
+        event = _event(lane, told, threat)
         top = axis.y(share) / _HEIGHT * 100 if share is not None else 100
         kind = f"{event['kind']}{' drift' if event['drifted'] else ''}"
         yield _Mark(_left(told.point.place, places), f"{top:.1f}", kind, f"{told.place.label}: {event['text']}")
@@ -318,12 +321,13 @@ def _short(value: float) -> str:
 def _data(line: ToldLine) -> list[dict[str, Any]]:
     """Return for each lane the places of its points and how many of its images are right, for the readout."""
     lanes = []
+    has_threats = len({lane.lane.threat for lane in line.lanes}) > 1
     for lane in line.lanes:
         measured = [told for told in lane.points if told.point.share is not None]
         lanes.append(
             {
                 "n": measured[0].point.n if measured else 0,
-                "about": lane.lane.label,
+                "about": f"{lane.lane.threat}, {lane.lane.label}" if has_threats else lane.lane.label,
                 "at": [told.point.place for told in measured],
                 "right": [round((told.point.share or 0.0) * told.point.n) for told in measured],
             }

@@ -50,10 +50,10 @@ def _small_lines(line: ToldLine, pictures: Sequence[str]) -> Iterator[str]:
     rows = small.rows(line)
     blank = " " * len(pictures[0])
     for number, (lanes, picture) in enumerate(zip(rows[:_MAX_ROWS], pictures, strict=False)):
-        about = f"beside it {_begins(lanes[0])}" if number else line.line.name
+        about = f"beside it {_begins(lanes[0])}" if number else line.line.name_of(_latest(lanes).lane)
         if number == 0 and len(rows) > 1 and lanes[0].where:
             about += f", {lanes[0].where}"
-        yield f"{picture}  {_last(lanes)}  {about}"
+        yield f"{picture}  {words.percent(_latest(lanes).points[-1].point.share):>8}  {about}"
         yield from (f"{blank}  {small.BAR} {_begins(lane)}" for lane in lanes[1 : _MAX_BREAKS + 1])
         if len(lanes) > _MAX_BREAKS + 1:
             yield f"{blank}  and {len(lanes) - _MAX_BREAKS - 1:,} more"
@@ -65,9 +65,8 @@ def _begins(lane: ToldLane) -> str:
     return f"from {lane.points[0].place.label}: {'; '.join(lane.lane.words)}"
 
 
-def _last(lanes: Sequence[ToldLane]) -> str:
-    told = max((lane.points[-1] for lane in lanes), key=lambda told: told.point.place)
-    return f"{words.percent(told.point.share):>8}"
+def _latest(lanes: Sequence[ToldLane]) -> ToldLane:
+    return max(lanes, key=lambda lane: lane.points[-1].point.place)
 
 
 def _by_place(t: Timeline) -> list[tuple[int, list[_Entry]]]:
@@ -85,7 +84,7 @@ def _change_lines(changes: Sequence[tuple[int, list[_Entry]]]) -> Iterator[str]:
         place = entries[0][2].place
         yield f"  {place.label}  {place.day}  {place.subject}".rstrip()
         for line, lane, told in entries[: max(_MAX_ENTRIES - shown, 0)]:
-            yield f"    {words.SIGNS.get(told.judged.verdict, ' ')} {line.line.name}"
+            yield f"    {words.SIGNS.get(told.judged.verdict, ' ')} {line.line.name_of(lane.lane)}"
             yield from (f"        {part}" for part in _parts(lane, told))
             shown += 1
         if shown >= _MAX_ENTRIES:
@@ -109,7 +108,9 @@ def as_markdown(t: Timeline) -> str:
     lines += [f"> {escape_markdown(note)}\n" for note in words.remarks(t)]
     for _, entries in _by_place(t):
         lines += [f"**{_markdown_place(entries[0][2])}**", ""]
-        lines += [f"- {escape_markdown(': '.join((e[0].line.name, '; '.join(_parts(e[1], e[2])))))}" for e in entries]
+        for line, lane, told in entries:
+            said = "; ".join(_parts(lane, told))
+            lines.append(f"- {escape_markdown(f'{line.line.name_of(lane.lane)}: {said}')}")
         lines.append("")
     heads = ("line", "commit", "%", "low", "high", "n", "machine", "protocol", "verdict", "p", "p (Holm)", "")
     lines += grid(heads, _markdown_rows(t), "llrrrrlllrrl")
@@ -131,7 +132,7 @@ def _markdown_rows(t: Timeline) -> Iterator[list[object]]:
             is_first = told is lane.points[0]
             remarks = [*(lane.lane.words if is_first else ()), *words.remarks_of(lane, told)]
             yield [
-                escape_markdown(line.line.name),
+                escape_markdown(line.line.name_of(lane.lane)),
                 escape_markdown(told.place.label),
                 *shares,
                 point.n,
@@ -160,7 +161,7 @@ def as_csv(t: Timeline) -> str:
 def _records(t: Timeline) -> Iterator[dict[str, Any]]:
     for line in t.lines:
         for number, lane in enumerate(line.lanes):
-            about = {**_names(line), "lane": number, **_conditions(lane)}
+            about = {**_names(line), **_of_lane(line, lane), "lane": number, **_conditions(lane)}
             for told in lane.points:
                 yield {**about, **words.record(line, lane, told)}
 
@@ -168,6 +169,11 @@ def _records(t: Timeline) -> Iterator[dict[str, Any]]:
 def _names(line: ToldLine) -> dict[str, Any]:
     names = ("dataset", "model", "defense", "attack", "access", "threat", "seed")
     return {"line": line.line.name, **{name: getattr(line.line, name) for name in names}}
+
+
+def _of_lane(line: ToldLine, lane: ToldLane) -> dict[str, Any]:
+    """Return those of the names of a line that a lane has for itself."""
+    return {"line": line.line.name_of(lane.lane), "threat": lane.lane.threat}
 
 
 def _conditions(lane: ToldLane) -> dict[str, Any]:
@@ -214,7 +220,7 @@ def _of_line(line: ToldLine) -> list[tuple[ToldLine, ToldLane]]:
 def _json_lane(of_line: tuple[ToldLine, ToldLane]) -> dict[str, Any]:
     line, lane = of_line
     points = [{"place": told.point.place, **words.record(line, lane, told)} for told in lane.points]
-    return {**_conditions(lane), "points": points}
+    return {**_of_lane(line, lane), **_conditions(lane), "points": points}
 
 
 FORMATS: dict[str, Callable[[Timeline], str]] = {"text": as_text, "md": as_markdown, "csv": as_csv, "json": as_json}
