@@ -269,6 +269,7 @@ def test_a_commit_that_only_repeats_results_is_no_change_wherever_it_was(tmp_pat
     told = {told.place.origin.commit: told for _, told in line.points}
     assert told[names[2]].judged.verdict == "same measurement"
     assert "nothing was measured at it" in told[names[2]].place.remark
+    assert "nothing is compared with them later: 1 commit of these\n" in FORMATS["text"](t)
     assert {name for _, name in changes(t)} == {names[1], names[3]}
     assert changes(t)["pgd", names[3]] == (names[1], 100, 0)
 

@@ -59,6 +59,11 @@ def remarks(t: Timeline) -> Iterator[str]:
             f"{counted(unknown, 'commit')} that this repository does not know: placed by the time of "
             f"{'its' if unknown == 1 else 'their'} first result, not by ancestry"
         )
+    if repeats := sum(place.only_repeats for place in t.places):
+        yield (
+            "without a result of their own, so that nothing tells when they were, and nothing is compared with them "
+            f"later: {counted(repeats, 'commit')} of these"
+        )
     if homeless:
         yield f"{counted(homeless, 'source')} without a commit, measured outside a repository: placed by time"
     if dirty:
