@@ -43,6 +43,8 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         board = build(merged.ranked, (), view)
     for each in (*found.left_out, *merged.remarks):
         print(visible(f"left out: {each.file}: {each.why}"), file=sys.stderr)
+    for each in merged.unreplaced:
+        print(visible(f"note: {each.file} {each.why}"), file=sys.stderr)
     for who, folders in merge.under_one_name(found.entries).items():
         print(visible(f"note: {', '.join(folders)} are of one name, {who}, and count as one person"), file=sys.stderr)
     code = 3 if found.left_out else 0

@@ -133,6 +133,32 @@ def test_a_gap_of_different_suites_says_so():
     assert value(table, "jpeg", "static", WORST_LABEL).footnotes == ("1 of 2 attacks",)
 
 
+@pytest.mark.parametrize("later", ["1", "2"])
+def test_two_versions_of_an_attack_make_no_gap(later):
+    clean = [True] * 10
+    cells = [
+        result("jpeg", "pgd", step="jpeg", access="static", clean=clean, adversarial=[True] * 10),
+        result("jpeg", "pgd", step="jpeg", access="adaptive", clean=clean, adversarial=[False] * 10, code=later),
+        result("jpeg", "fgsm", step="jpeg", access="adaptive", clean=clean, adversarial=[False] * 10, code="3"),
+    ]
+    (table,) = build(cells).tables
+    line = "jpeg, L∞ ε=8/255: no gap, for static and adaptive attacks are of different code of pgd"
+    # What the second version finds and the first does not is no matter of what the attacker sees.
+    is_mixed = later == "2"
+    assert (GAP not in [column.label for column in table.columns]) == is_mixed
+    assert (line in table.notes) == is_mixed
+    assert ("gap" in [answer.kind for answer in table.answers]) != is_mixed
+
+
+def test_flags_of_an_attack_are_not_those_of_clean_answers():
+    clean = [True] * 9 + [False]
+    flags = ("measured-differently", "no-op", "randomised")
+    one = result("jpeg", "pgd", step="jpeg", access="adaptive", clean=clean, adversarial=clean, flags=flags)
+    (table,) = build([one]).tables
+    assert value(table, "jpeg", "adaptive", "clean accuracy").footnotes == ("randomised",)
+    assert set(flags) <= set(value(table, "jpeg", "adaptive", "pgd").footnotes)
+
+
 def test_other_budgets_never_share_a_worst_case():
     clean = [True] * 10
     small = result(eps="2/255", clean=clean, adversarial=[True] * 9 + [False])

@@ -71,6 +71,24 @@ def test_differing_results_are_both_said_and_the_less_flattering_counts(tmp_path
     assert other.entry.who == "Ada" and f"differs at {count} of 100 images attacked and 0 clean" in other.why
 
 
+@pytest.mark.parametrize(
+    ("clean", "adversarial", "marks", "on_clean"),
+    [
+        (CLEAN, WEAK, {"measured-differently"}, ()),
+        (outcomes(0.9, 100, 7), STRONG, {"clean-measured-differently"}, ("clean-measured-differently",)),
+    ],
+)
+def test_only_outcomes_that_differ_are_marked(tmp_path, clean, adversarial, marks, on_clean):
+    submit(tmp_path, "a", attacked(STRONG), who="Ada")
+    submit(tmp_path, "b", result("standard", "pgd", clean=clean, adversarial=adversarial, seconds=0.003), who="Bob")
+    _, both = merged(tmp_path)
+    (ranked,) = both.ranked
+    assert set(ranked.flags) == marks
+    (table,) = build(both.ranked).tables
+    (shown,) = [column.id for column in table.columns if column.kind == "clean"]
+    assert table.rows[0].values[shown].footnotes == on_clean
+
+
 def test_the_newer_result_of_one_person_counts_and_the_older_is_listed(tmp_path):
     submit(tmp_path, "a1", attacked(STRONG, finished="2026-11-20T10:00:00+00:00"), who="Ada  Lovelace")
     submit(tmp_path, "a2", attacked(WEAK, finished="2026-11-21T10:00:00+00:00"), who="ada lovelace")
@@ -89,7 +107,8 @@ def test_a_result_is_replaced_by_its_own_author_alone(tmp_path):
     (tmp_path / "a2" / "submission.toml").write_text('who = "Ada"\n', encoding="utf-8")
     _, both = merged(tmp_path)
     assert not both.superseded and len(both.ranked) == 3
-    (remark,) = both.remarks
+    assert not both.remarks
+    (remark,) = both.unreplaced
     assert remark == ("m/run.json", "would replace a1/run.json, which is Ada's: not done")
 
 

@@ -16,6 +16,7 @@ MEANINGS: Mapping[str, str] = {
     "black-box-beats-gradient": "attacks without gradients broke images that gradient attacks did not",
     "catastrophic-overfitting": "training left a network that resists FGSM only",
     "classes-capped": "fewer classes than the attack is to aim at",
+    "clean-measured-differently": "somebody else has other outcomes for it on clean images",
     "earlier-attack-failed": "an attack before it in its suite failed",
     "loss-not-rising": "the attack never lowered a margin",
     "masked-gradients": "gradients mislead on a tenth of the images or more, which got all of AutoAttack",
@@ -35,6 +36,20 @@ MEANINGS: Mapping[str, str] = {
     "weaker-than-noise": "the attack did less harm than random noise",
     "zero-gradient": "many images have no gradient",
 }
+
+#: Those that are about the answers of a defense, to clean images as well as to attacked ones.
+OF_ANSWERS = frozenset(
+    {
+        "batch-dependent",
+        "catastrophic-overfitting",
+        "clean-measured-differently",
+        "no-catastrophic-overfitting",
+        "not-deterministic",
+        "probabilities",
+        "randomised",
+        "robust-overfitting",
+    }
+)
 
 
 def explained(note: str) -> str:

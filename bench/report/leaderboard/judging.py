@@ -233,3 +233,11 @@ def unjudged_lines(threats: Sequence[ThreatSummary]) -> Iterator[str]:
     for reason, groups in why.items():
         where = "" if everywhere else f", {listed(groups, _THREATS, noun='threat')}"
         yield f"{threats[0].defense}{where}: no verdict, for {reason}"
+
+
+def gapless_lines(threats: Sequence[ThreatSummary]) -> Iterator[str]:
+    """Yield why a defense has no gap under some threats: static and adaptive attacks are of different code."""
+    for threat in threats:
+        if names := threat.cells.other_code(threat.group):
+            why = f"static and adaptive attacks are of different code of {', '.join(names)}"
+            yield f"{threat.defense}, {threat.group}: no gap, for {why}"

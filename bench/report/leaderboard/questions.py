@@ -118,7 +118,7 @@ def _of_gap(threat: ThreatSummary, attacks: Attacks) -> Question | None:
     cells, group = threat.cells, threat.group
     if not {"static", "adaptive"} <= {access for access, _, _ in cells.coords.get(group, ())}:
         return None
-    if threat.gap.number is None and not cells.is_begun(group):
+    if cells.other_code(group) or (threat.gap.number is None and not cells.is_begun(group)):
         return None
     labels = list(attacks[group])
     first = Contender("gray-box (static)", cells.known_survivors(group, ["static"], labels))

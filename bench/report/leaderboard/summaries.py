@@ -15,6 +15,7 @@ from bench.anytime import anytime_interval
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
+from bench.report.leaderboard.flags import OF_ANSWERS
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
@@ -337,8 +338,25 @@ class DefenseCells:
         ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
         return Value(*ends, spread(differences))
 
+    def other_code(self, group: str) -> tuple[str, ...]:
+        """Return the names of attacks that static and adaptive attackers made with different code, under a threat."""
+        code: dict[Access, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for access, _, attack in self.coords.get(group, ()):
+            coord = (access, group, attack)
+            measured: list[Measured] = [*self.cells[coord], *self.begun.get(coord, ())]
+            for each in measured:
+                if each.cell.attack is not None:
+                    code[access][each.cell.attack.attack.name].add(each.cell.attack.attack.code_sha)
+        static, adaptive = code["static"], code["adaptive"]
+        return tuple(sorted(name for name in static.keys() & adaptive.keys() if static[name] != adaptive[name]))
+
     def gap(self, group: str, attacks: Sequence[str], static: Survivors, adaptive: Survivors) -> Value:
-        """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
+        """Return static minus adaptive worst case, each over all attacks made with it, on the same images.
+
+        Nothing where the two are by different code of one attack: how much weaker one version is would count as gap.
+        """
+        if self.other_code(group):
+            return Value(None)
         gap = self.paired(static[1], adaptive[1])
         if gap.number is None:
             return gap
@@ -476,7 +494,9 @@ def mean_value(
 def _clean(results: Sequence[CellResult]) -> Value:
     plain = [r for r in results if r.cell.attack is None]
     if not any(r.metrics for r in plain):
-        plain += list({r.cell.seed: r for r in results if r.metrics}.values())
+        # Attacked cells have the clean answers too; what their flags say of the attack is not said of these.
+        attacked = {r.cell.seed: r for r in results if r.metrics}.values()
+        plain += [r.model_copy(update={"flags": tuple(set(r.flags) & OF_ANSWERS)}) for r in attacked]
     shares = [r.metrics.clean_accuracy for r in plain if r.metrics]
     return mean_value(shares, results[0].cell.data.n, plain, _disagreements(results))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.judging import PurifierRow, judge, unjudged_lines, verdict_lines
+from bench.report.leaderboard.judging import PurifierRow, gapless_lines, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import (
     Params,
     attack_params,
@@ -600,6 +600,7 @@ def _notes(
     for defense in defenses:
         yield from query_lines(defense.cells)
         yield from unjudged_lines(defense.threats)
+        yield from gapless_lines(defense.threats)
         # A verdict says how many survive itself.
         for summary in (each for each in defense.threats if each.judgement is None and each.threat is not None):
             yield from _survivors_of_all(summary)

@@ -18,8 +18,9 @@ from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.read import Entry, LeftOut, Submissions, order, person
 from bench.types import CellResult, ModelRef, WeightsRef
 
-#: The flag of a result that somebody else measured otherwise.
+#: The flag of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
 DIFFERS = "measured-differently"
+CLEAN_DIFFERS = "clean-measured-differently"
 
 
 class Superseded(NamedTuple):
@@ -54,6 +55,7 @@ class Merged(NamedTuple):
         superseded: earlier results of the same person.
         withdrawn: what was taken back.
         remarks: results that are not used, and why.
+        unreplaced: files that say they replace what is somebody else's, which is not done.
     """
 
     ranked: list[CellResult]
@@ -62,14 +64,16 @@ class Merged(NamedTuple):
     superseded: list[Superseded]
     withdrawn: list[Taken]
     remarks: list[LeftOut]
+    unreplaced: list[LeftOut]
 
 
 def merged(submissions: Submissions) -> Merged:
     """Return which results count."""
     remarks: list[LeftOut] = []
+    unreplaced: list[LeftOut] = []
     entries, taken = _withdrawn(submissions)
     entries = _measured_once(entries, submissions.arrivals, remarks)
-    entries, superseded = _replaced(entries, remarks)
+    entries, superseded = _replaced(entries, unreplaced)
     entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)
     differing: list[Differing] = []
@@ -87,10 +91,10 @@ def merged(submissions: Submissions) -> Merged:
         differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
         result = first.result
         if others:
-            result = result.model_copy(update={"flags": tuple(sorted({*result.flags, DIFFERS}))})
+            result = result.model_copy(update={"flags": tuple(sorted({*result.flags, *_marks(first, others)}))})
         ranked.append(result)
         sources[result.key] = tuple(sorted(agreeing, key=lambda entry: (entry is not first, order(entry))))
-    return Merged(_with_one_name(ranked), sources, differing, superseded + older, taken, remarks)
+    return Merged(_with_one_name(ranked), sources, differing, superseded + older, taken, remarks, unreplaced)
 
 
 def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
@@ -120,6 +124,21 @@ def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
 
 def _outcomes(entry: Entry) -> tuple[str | None, str | None, str]:
     return entry.result.clean_bits, entry.result.adversarial_bits, entry.result.status
+
+
+def _marks(first: Entry, others: Iterable[Entry]) -> set[str]:
+    """Return the flags of a result that others measured otherwise: which of its outcomes differ."""
+    mine = first.result
+    marks: set[str] = set()
+    for other in (each.result for each in others):
+        if mine.cell.attack is None:
+            marks |= {DIFFERS} if (mine.clean_bits, mine.status) != (other.clean_bits, other.status) else set()
+            continue
+        if (mine.adversarial_bits, mine.status) != (other.adversarial_bits, other.status):
+            marks.add(DIFFERS)
+        if None not in (mine.clean_bits, other.clean_bits) and mine.clean_bits != other.clean_bits:
+            marks.add(CLEAN_DIFFERS)
+    return marks
 
 
 def _measurement(entry: Entry) -> tuple[object, ...]:
@@ -175,7 +194,7 @@ def _measured_once(entries: Iterable[Entry], arrivals: Mapping[str, int], remark
     return kept
 
 
-def _replaced(entries: list[Entry], remarks: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
+def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
     """Return entries without those that another of the same person says it replaces."""
     replacing: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=order):
@@ -192,7 +211,7 @@ def _replaced(entries: list[Entry], remarks: list[LeftOut]) -> tuple[list[Entry]
         kept.append(entry)
         if strangers := {each.file for each in claims if person(each.who) != person(entry.who)}:
             files = ", ".join(sorted(strangers))
-            remarks.append(LeftOut(files, f"would replace {entry.file}, which is {entry.who}'s: not done"))
+            unreplaced.append(LeftOut(files, f"would replace {entry.file}, which is {entry.who}'s: not done"))
     return kept, superseded
 
 

@@ -84,6 +84,11 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
         ),
     )
     yield Listed(
+        "Not replaced",
+        "What a submission says that it replaces, and is somebody else's. Results of both are used.",
+        tuple(Item(file, "", why) for file, why in merged.unreplaced),
+    )
+    yield Listed(
         "Left out",
         "Files, and results of files, that are not used.",
         tuple(Item(file, "", why) for file, why in (*submissions.left_out, *merged.remarks)),
