@@ -245,6 +245,34 @@ def test_a_claim_that_the_arrays_refute_is_refused_with_every_hash_made_again(fo
     assert reason in str(error.value) and "\n" not in str(error.value)
 
 
+def test_the_first_image_that_left_its_budget_is_named_under_budget(folder, tmp_path, capsys):
+    def far(arrays):
+        # Two of them, of which the second is the farther.
+        for image, by in ((77, 0.2), (130, 0.4)):
+            pixel = arrays["clean"][image, 0, 3, 3] / 255
+            arrays["adversarial"][image, 0, 3, 3] = pixel + by if pixel < 0.5 else pixel - by
+
+    path = forged(receipt(folder, "standard-fgsm-white-box"), tmp_path / "f.receipt", lambda body: None, far)
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "refuted      budget: its image 77 left its budget: linf distance 0.2 above eps 1/10\n" in out
+    # The mean distances do not follow either.
+    assert "refuted      claims: it says mean_linf" in out
+    narrow = forged(receipt(folder, "standard-fgsm"), tmp_path / "g.receipt", lambda b: (narrower(b), with_key(b)))
+    assert main(["verify", str(narrow)]) == 1
+    out = capsys.readouterr().out
+    assert "holds        claims: " in out and out.count("refuted") == 1
+
+
+def test_a_method_in_a_file_may_be_called_by_its_whole_name(folder, tmp_path):
+    def own(body):
+        body["result"]["cell"]["attack"]["attack"]["name"] = body["result"]["names"]["attack"] = "mine.py:fgsm"
+        with_key(body)
+
+    assert read(forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", own)).result.names.attack
+
+
 def test_images_that_were_chosen_are_refused(folder, tmp_path, capsys):
     source = receipt(folder, "standard-fgsm-white-box")
     order = np.arange(140)

@@ -431,6 +431,16 @@ def test_a_submission_beyond_the_bounds_is_left_out(tmp_path, monkeypatch, bound
     assert not found.entries and why in found.left_out[0].why
 
 
+def test_why_a_file_is_left_out_reads_as_a_sentence_behind_its_name(tmp_path):
+    submit(tmp_path, "a", attacked(), who="Ada")
+    run = (tmp_path / "a" / "run.json").read_bytes()
+    (tmp_path / "a" / "cut.json").write_bytes(run[:-40])
+    (tmp_path / "a" / "none.receipt").write_bytes(b"nothing")
+    lines = {each.file: each.why for each in merged(tmp_path)[0].left_out}
+    assert lines["a/cut.json"].startswith("line 2: ")
+    assert lines["a/none.receipt"].startswith("it is no receipt that can be read: ")
+
+
 @pytest.mark.parametrize("bound", ["MOST_SUBMISSIONS", "MOST_BYTES_OF_ALL", "MOST_RESULTS"])
 def test_a_folder_beyond_the_bounds_is_refused(tmp_path, monkeypatch, bound):
     submit(tmp_path, "a", attacked())

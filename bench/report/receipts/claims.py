@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from math import inf
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,11 +28,32 @@ ROUND_OFF, DISTANCE_ROUND_OFF = 1e-6, 1e-4
 _TOGETHER = 256
 
 
-def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[str]:
-    """Yield each contradiction between what is claimed and what follows from the arrays, in one line.
+class Wrong(NamedTuple):
+    """What is wrong with a receipt, in one line, and which check of it that is a matter of."""
+
+    line: str
+    check: Literal["claims", "budget"] = "claims"
+
+
+def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[Wrong]:
+    """Yield each contradiction between what is claimed and what follows from the arrays.
 
     The arrays have the shapes and types that they should; their values may be anything.
     """
+    values = list(_of_values(claims.result.cell, arrays))
+    yield from map(Wrong, chain(_of_names(claims), values))
+    if values:
+        # What follows would be computed from nonsense.
+        return
+    cell = claims.result.cell
+    yield from map(Wrong, chain(_of_targets(cell, arrays), _of_images(cell, arrays)))
+    if (why := _outside(cell, arrays)) is not None:
+        yield Wrong(why, "budget")
+    yield from map(Wrong, chain(_of_outcomes(claims.result, arrays), _of_distances(claims.result, arrays)))
+
+
+def _of_names(claims: Claims) -> Iterator[str]:
+    """Yield what is wrong with the claims whatever the arrays are."""
     result = claims.result
     if (wrong := contradiction(result)) is not None:
         yield wrong
@@ -42,15 +65,6 @@ def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[str]
     yield from misnamed(result)
     yield from impossible(result)
     yield from _of_weights(claims)
-    values = list(_of_values(result.cell, arrays))
-    yield from values
-    if values:
-        # What follows would be computed from nonsense.
-        return
-    yield from _of_targets(result.cell, arrays)
-    yield from _of_images(result.cell, arrays)
-    yield from _of_outcomes(result, arrays)
-    yield from _of_distances(result, arrays)
 
 
 def outcomes(answers: Array, labels: Array, targets: Array | None) -> Array:
@@ -78,6 +92,8 @@ def misnamed(result: CellResult) -> Iterator[str]:
 
 def _begins(label: str, name: str) -> bool:
     """Say whether a label begins with the name of a method; parameters, a base, a source or a file may follow."""
+    if label == name:
+        return True
     _, is_own, symbol = name.rpartition(".py:")
     if is_own:
         # That in a file is registered as my-attack where its symbol is MyAttack or my_attack.
@@ -125,10 +141,8 @@ def _of_targets(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
 
 
 def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
-    """Yield what is wrong with the list of images, and the first images that do not keep to their threat."""
+    """Yield what is wrong with the list of images."""
     rows, data = arrays[form.ROWS], cell.data
-    attack = cell.attack
-    assert attack is not None
     if len(np.unique(rows)) < len(rows):
         yield f"it counts rows twice: its {len(rows):,} images are {len(np.unique(rows)):,} rows of the set"
     if sha_of_rows(rows) != data.indices_sha:
@@ -140,12 +154,23 @@ def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
         )
     if (present := len(np.unique(arrays[form.LABELS]))) != (data.classes_present or data.num_classes):
         yield f"its labels are of {present:,} classes, and its cell says {data.classes_present or data.num_classes:,}"
-    for first in range(0, data.n, _TOGETHER):
-        part = slice(first, first + _TOGETHER)
+
+
+def _outside(cell: Cell, arrays: Mapping[str, Array]) -> str | None:
+    """Return how the first image that does not keep to its threat does not; ``None`` where all do."""
+    attack, n = cell.attack, cell.data.n
+    assert attack is not None
+
+    def wrong(first: int, count: int) -> str | None:
+        part = slice(first, first + count)
         x = arrays[form.CLEAN][part].astype(np.float32) / 255
-        if (why := broken_rule(arrays[form.ADVERSARIAL][part], x, attack.threat)) is not None:
-            yield f"of its images from {first:,} on, one {why}"
-            return
+        return broken_rule(arrays[form.ADVERSARIAL][part], x, attack.threat)
+
+    start = next((first for first in range(0, n, _TOGETHER) if wrong(first, _TOGETHER) is not None), n)
+    for image in range(start, n):
+        if (why := wrong(image, 1)) is not None:
+            return f"its image {image:,} {why.removesuffix(', at image 0')}"
+    return wrong(start, _TOGETHER) if start < n else None
 
 
 def _of_outcomes(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[str]:

@@ -84,7 +84,7 @@ def read(path: Path) -> Receipt:
     """
     receipt, arrays = opened(path)
     for why in contradictions(receipt.claims, arrays):
-        raise Contradiction(f"{path}: {why}")
+        raise Contradiction(f"{path}: {why.line}")
     return receipt
 
 

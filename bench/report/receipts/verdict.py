@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.outcomes import Outcomes
 from bench.report.receipts import passes
-from bench.report.receipts.claims import distances_of
+from bench.report.receipts.claims import Wrong, distances_of
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.sets.kept import Array
 from bench.stats import wilson
@@ -117,11 +117,13 @@ def named(positions: Iterable[int]) -> str:
     return listed((f"{each:,}" for each in positions), _NAMED)
 
 
-def of_claims(contradictions: Iterable[str]) -> list[Finding]:
+def of_claims(contradictions: Iterable[Wrong]) -> list[Finding]:
     """Return what follows from the arrays."""
-    found = [Finding("claims", "refuted", why) for why in contradictions]
+    found = [Finding(wrong.check, "refuted", wrong.line) for wrong in contradictions]
+    if any(each.check == "claims" for each in found):
+        return found
     line = "outcomes, accuracies, intervals and distances follow from the arrays, and the key is that of the cell"
-    return found or [Finding("claims", "holds", line)]
+    return [Finding("claims", "holds", line), *found]
 
 
 def of_budget(receipt: Receipt, arrays: Arrays) -> Finding:

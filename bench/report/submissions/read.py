@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -390,6 +391,9 @@ def require_possible(path: Path, result: CellResult) -> None:
 
 
 def refused(root: Path, path: Path, error: UsageError) -> LeftOut:
-    """Return why a file is left out, without its path."""
-    why = str(error).removeprefix(visible(str(path))).removeprefix(": ").strip()
-    return LeftOut(path.relative_to(root).as_posix(), why)
+    """Return why a file is left out, without its path: what is said of a line or a result of it stays."""
+    text, name = str(error), visible(str(path))
+    why = text.removeprefix(name)
+    is_sentence = text != why and why.startswith(" ")
+    why = f"it{why}" if is_sentence else re.sub("^[:,] ", "", why)
+    return LeftOut(path.relative_to(root).as_posix(), why.strip())
