@@ -137,6 +137,16 @@ class Entry(Declaration):
         require_numbers(params, values, f"{self.kind} {self.name}")
         return {name: getattr(values, name) for name in self.parameters.model_fields} | (values.model_extra or {})
 
+    def spelled_out(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters as :meth:`ref` spells them out, of which no file or folder is looked for.
+
+        Raises:
+            UsageError: an unknown parameter, or a value out of range.
+        """
+        checked = self.values(params)
+        values = self.parameters.model_validate(checked)
+        return values.model_dump(mode="json", exclude=self._unnamed_folders(checked))
+
     def ref(self, params: Mapping[str, Any], *, name: str | None = None) -> MethodRef:
         """Return the reference with every parameter spelled out; ``preset`` in ``params`` chooses a named set.
 

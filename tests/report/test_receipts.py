@@ -440,6 +440,8 @@ def test_shares_are_fifths(folder, tmp_path):
             lambda params: params | {"steps": -2},
             "a run here would refuse its parameters: attack pgd: steps: input should",
         ),
+        # A parameter that names what is there is not opened, and no way round.
+        (lambda params: params | {"steps": "/"}, "attack pgd: steps: input should be a valid integer"),
         (lambda params: params | {"depth": 2}, "attack pgd: unknown key 'depth'"),
     ],
 )
@@ -800,7 +802,10 @@ def test_round_off_is_a_small_gap_at_few_images(folder):
     ("network", "reason"),
     [
         ({"name": "net.py:net"}, "'net.py:net', which is not opened"),
-        ({"params": {"channels": "net.py"}}, "small-cnn is to read 'net.py', which is not opened"),
+        (
+            {"params": {"channels": "net.py"}, "code_sha": "0" * 64},
+            "small-cnn is to read 'net.py', which is not opened",
+        ),
     ],
 )
 def test_what_a_receipt_names_is_not_opened_without_trust(folder, tmp_path, monkeypatch, capsys, network, reason):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bench import registry
 from bench.keys import DRAWS, canonical_json
 from bench.report.receipts import form
 from bench.report.render.outside import require_own as require_named
-from bench.types import NETWORK_KEYS, CellResult, MethodRef, UsageError, listed, shown
+from bench.types import NETWORK_KEYS, CellResult, MethodRef, Scalar, UsageError, listed, shown
 
 #: What surrounds a network is no parameter of its own.
 _AROUND = frozenset(NETWORK_KEYS.values())
@@ -54,7 +54,7 @@ def _of_draws(result: CellResult) -> Iterator[str]:
 def is_random(step: MethodRef) -> bool:
     """Say whether a test-time step of Crossfire, with the code that it has here, always draws."""
     try:
-        require_own(step, trusted=False)
+        require_named(step, trusted=False)
         entry = registry.entry_of(step)
     except UsageError:
         return False
@@ -74,30 +74,36 @@ def wrong_parameters(ref: MethodRef, *, same_code: bool) -> str | None:
         ``None`` where they are as they should be, or the method is not here, or not Crossfire's own.
     """
     try:
-        require_own(ref, trusted=False)
+        # No file that a parameter names is opened for this, so that it does not matter whether there is one.
+        require_named(ref, trusted=False)
         entry = registry.entry_of(ref)
     except UsageError:
         return None
     params = {name: value for name, value in ref.params.items() if ref.kind != "network" or name not in _AROUND}
+    why = _wrong(entry, ref.name, params)
+    return why if why is not None and _is_same(entry, ref, params) == same_code else None
+
+
+def _is_same(entry: registry.Entry, ref: MethodRef, params: Mapping[str, Scalar]) -> bool:
+    """Say whether a method has here the code of a reference, as far as that is known; parameters may name more code."""
+    if entry.code_sha == ref.code_sha:
+        return True
     try:
-        entry.values(params)
-    except UsageError as error:
-        return (
-            f"a run here would refuse its parameters: {error}"
-            if (entry.code_sha == ref.code_sha) == same_code
-            else None
-        )
-    try:
-        here = entry.ref(params, name=ref.name)
+        require_own(ref, trusted=False)
+        return entry.ref(params, name=ref.name).code_sha == ref.code_sha
     except UsageError:
-        # A package or a folder that it needs is not here.
-        return None
-    if (here.code_sha == ref.code_sha) != same_code:
-        return None
-    lacking = [name for name in here.params if name not in params]
-    if lacking:
-        return f"its {ref.name} lacks {listed(lacking, _NAMED)}, which a run always states"
-    for name, value in params.items():
-        if name not in here.params or canonical_json(value) != canonical_json(here.params[name]):
-            return f"its {ref.name} has {name} = {shown(value)}, which a run writes {shown(here.params.get(name))}"
+        return False
+
+
+def _wrong(entry: registry.Entry, name: str, params: Mapping[str, Scalar]) -> str | None:
+    """Return how parameters are not as a reference spells them out; ``None`` where they are."""
+    try:
+        here = entry.spelled_out(params)
+    except UsageError as error:
+        return f"a run here would refuse its parameters: {error}"
+    if lacking := [each for each in here if each not in params]:
+        return f"its {name} lacks {listed(lacking, _NAMED)}, which a run always states"
+    for each, value in params.items():
+        if each not in here or canonical_json(value) != canonical_json(here[each]):
+            return f"its {name} has {each} = {shown(value)}, which a run writes {shown(here.get(each))}"
     return None
