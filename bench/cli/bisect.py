@@ -118,7 +118,9 @@ def _question(args: argparse.Namespace, here: Path, history: History, ends: tupl
             configuration = shutil.copyfile(file, folder / file.name)
             own_file = Path(os.path.relpath(file.resolve(), root)) if file.resolve().is_relative_to(root) else None
         inside = Path(os.path.relpath(here.resolve(), root))
-        yield Question(here, inside, str(configuration), own_file, args.cell, tuple(_options(args)), store, args.retry)
+        texts = tuple(chain.from_iterable(_texts(part.model_dump(mode="json")) for part in request.parts))
+        asked = (args.cell, tuple(_options(args)), store, args.retry, texts)
+        yield Question(here, inside, str(configuration), own_file, *asked)
 
 
 def _warn_of_searched(root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log2
 from typing import Literal, NamedTuple
 
@@ -15,10 +15,12 @@ from bench.schedule.candidates import Candidates
 from bench.schedule.measuring import Measured, Measuring, NoSuchCell, Remembered
 from bench.stats import ALPHA, is_large, mcnemar, p_text
 from bench.store.lineage import History
-from bench.types import CellResult, UsageError
+from bench.types import CellResult, UsageError, listed
 
 #: What happens, in a line, and about how many commits are left to measure.
 Said = Callable[[str], None]
+#: Files and commits that a line names.
+_NAMED = 5
 
 
 class Difference(NamedTuple):
@@ -99,6 +101,7 @@ class Finding:
         skipped: the commits that could not be measured.
         untried: those of ``possible`` that were not tried, as they lie between two that fail alike.
         notes: what a reader must know of how it was found.
+        in_no_key: what changed between ``before`` and ``after`` that no key holds.
     """
 
     verdict: Literal["found", "range", "not reproducible"]
@@ -113,6 +116,7 @@ class Finding:
     skipped: tuple[Skipped, ...] = ()
     untried: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    in_no_key: tuple[str, ...] = ()
 
     @property
     def changed(self) -> list[str]:
@@ -120,12 +124,13 @@ class Finding:
         if self.before is None or self.after is None:
             return []
         old, new = self.before.result, self.after.result
+        unseen = [f"{listed(self.in_no_key, _NAMED)}, in no key, changed"] if self.in_no_key else []
         if old.key == new.key:
-            return ["no method, parameter, image or weight of the cell changed: the harness (bench/) did"]
+            return ["no method, parameter, image or weight of the cell changed", *unseen]
         if methods_by_part(old.cell).keys() != methods_by_part(new.cell).keys():
-            return list(differences(old.cell, new.cell))
-        lines = [*code_changes(old, new), *map(str, changed(old.cell, new.cell))]
-        return lines or ["no method or parameter of the cell changed: its weights, or the harness (bench/), did"]
+            return [*differences(old.cell, new.cell), *unseen]
+        lines = [*code_changes(old, new), *map(str, changed(old.cell, new.cell)), *unseen]
+        return lines or ["no method or parameter of the cell changed: its weights did"]
 
 
 @dataclass
@@ -154,57 +159,70 @@ class Bisection:
     def find(self, good: str, bad: str) -> Finding:
         """Return what changed the cell between two commits, of which the first is an ancestor of the second.
 
-        Results are first looked up by the keys of cells alone. Where commits have harnesses of their own, of which keys
-        say nothing, the commit that is found is checked with a store for each harness; if it does not hold there, or if
-        nothing was found, all is measured so.
+        Results are first looked up by the keys of cells alone. Where commits differ in what no key holds, their own
+        harnesses or files that a method may read, results that count and came from another version are measured anew;
+        if one differs, or if nothing was found, all is measured with a store for each version.
 
         Raises:
             UsageError: one of the two cannot be measured, or they cannot be compared.
         """
         finding = self._find(good, bad)
-        if self.measure.harness(good) is None and self.measure.harness(bad) is None:
+        self.measure.find_in_no_key(finding.good, finding.bad)
+        if files := self.measure.in_no_key:
+            self._note(
+                f"changed as well and in no key: {listed(files, _NAMED)}; if a method reads one, name it in its source"
+            )
+        elif self.measure.harness(good) is None and self.measure.harness(bad) is None:
             return finding
-        if finding.verdict == "not reproducible":
-            if self.measure.is_of_its_harness(finding.good) and self.measure.is_of_its_harness(finding.bad):
-                return finding
-            why = "keys do not hold the harness: GOOD and BAD are measured each by its own, in stores of their own"
-        elif (contradiction := self._contradiction(finding)) is None:
-            return finding
-        else:
-            why = contradiction
+        if (why := self._contradiction(finding)) is None:
+            if finding.before is None or finding.after is None:
+                return replace(finding, notes=tuple(self._notes))
+            unseen = tuple(self.measure.changed_in_no_key(finding.before.commit, finding.after.commit))
+            return replace(finding, notes=tuple(self._notes), in_no_key=unseen)
         self._note(why)
         self.measure.apart = True
         self._candidates = Candidates(self.history)
         return self._find(good, bad)
 
     def _note(self, text: str) -> None:
-        self._notes.append(text)
-        self.said(text)
+        if text not in self._notes:
+            self._notes.append(text)
+            self.said(text)
 
     def _contradiction(self, finding: Finding) -> str | None:
-        """Return why a finding does not hold once each commit is measured by its own harness; ``None`` if it does."""
-        before, after = finding.before, finding.after
-        assert before is not None and after is not None and finding.step is not None
-        if not finding.step.is_real:
+        """Return why a finding is not kept once each commit is measured by its own version; ``None`` if it is."""
+        counted = (finding.good, finding.bad, finding.before, finding.after)
+        by_commit = {each.commit: each for each in counted if each is not None}
+        doubtful = [each for each in by_commit.values() if not self.measure.is_of_its_version(each)]
+        if not doubtful:
             return None
-        if self.measure.is_of_its_harness(before) and self.measure.is_of_its_harness(after):
-            return None
-        self.said(f"checking {after.commit[:10]} and the commit before it, each by its own harness, in fresh stores")
+        what = self._what_no_key_holds(finding)
+        if finding.verdict == "not reproducible":
+            return f"keys do not hold {what}: each of its versions is measured in a store of its own"
+        names = listed([each.commit[:10] for each in doubtful], _NAMED)
+        self.said(f"measuring again in fresh stores, as a key was measured with another version of {what}: {names}")
         self.measure.apart = True
         try:
-            step = self._difference(self.measure(before.commit), self.measure(after.commit))
+            for each in doubtful:
+                fresh = self._measured(each.commit)
+                if self._difference(each, fresh).changed:
+                    return (
+                        f"{each.commit[:10]} gives {_share(fresh)}, where its key gave {_share(each)} with another "
+                        f"version of {what}: all is measured again with a store for each version"
+                    )
         except NotMeasurable as error:
-            self._note(f"it could not be checked with the harness of each commit: {error}")
+            self._note(f"it could not be checked with each version of {what}: {error}")
             return None
         finally:
             self.measure.apart = False
-        if step.is_real:
-            self._note("checked: it differs from the commit before it, each measured by its own harness, fresh")
-            return None
-        return (
-            f"{after.commit[:10]} shows no clear difference from the commit before it once each is measured by its own "
-            "harness: bench/ changed the cell, so all is measured again with a store for each version of it"
-        )
+        self._note(f"checked: measured fresh, each with its own version of {what}, these give the same: {names}")
+        return None
+
+    def _what_no_key_holds(self, finding: Finding) -> str:
+        """Return in words what no key holds and may differ."""
+        ends = (finding.good.commit, finding.bad.commit)
+        harness = ["the harness (bench/)"] if any(map(self.measure.harness, ends)) else []
+        return listed([*harness, *self.measure.in_no_key], _NAMED)
 
     def _find(self, good: str, bad: str) -> Finding:
         # The configuration is most likely to fit the code of BAD; what the cell is called there finds it in GOOD.
@@ -306,6 +324,7 @@ class Bisection:
             tuple(Skipped(commit, why) for commit, why in self._candidates.why.items()),
             tuple(sorted(self._candidates.untried(possible), key=between.index)),
             tuple(self._notes),
+            tuple(self.measure.changed_in_no_key(before.commit, bad.commit)),
         )
 
     def _before(self, commit: str, goods: Sequence[Measured], between: Sequence[str]) -> Measured:

@@ -9,7 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from bench import registry
-from bench.methods.syntax import syntax
+from bench.methods.sources import code_of
+from bench.methods.syntax import LONGEST_PATH, syntax
 from bench.methods.tree import text_of
 from bench.schedule.earlier import ROOT
 from bench.store.commits import Commit
@@ -84,13 +85,64 @@ def _homes(refs: Iterable[MethodRef]) -> Iterator[Path]:
             yield path.parent
 
 
-def _may_be_read(path: Path, name: str, homes: Collection[Path]) -> bool:
+def held_at(top: Path, inside: Path, texts: Iterable[str], root: Path) -> Iterator[Path]:
+    """Yield the files and folders that keys of a configuration hold where a commit is checked out.
+
+    Nothing is run: sources are read, and what they import and name is looked up.
+
+    Args:
+        top: where it is checked out.
+        inside: the current folder, seen from there.
+        texts: of the configuration: they may name sources, weights and images.
+        root: the folder of the harness that reads them.
+    """
+    for piece in dict.fromkeys(chain.from_iterable(text.split(":") for text in texts)):
+        if not piece or "\0" in piece or len(piece) > LONGEST_PATH:
+            continue
+        path = _real(top / inside, piece)
+        # Of a folder with the whole commit in it nothing is known.
+        if not top.resolve().is_relative_to(path):
+            yield path
+        if path.suffix == ".py" and path.is_file():
+            yield from _held_by(path, top / inside, root)
+
+
+def _held_by(path: Path, here: Path, root: Path) -> Iterator[Path]:
+    try:
+        sources = list(code_of(path, root).texts)
+    except UsageError:
+        return
+    for source in sources:
+        yield source
+        for text in _texts(source):
+            yield from (_real(folder, text) for folder in (source.parent, here))
+
+
+def candidates_at(top: Path, inside: Path, texts: Iterable[str], names: Iterable[str]) -> Iterator[str]:
+    """Yield those of some files that a method may read where a commit is checked out.
+
+    Args:
+        top: where it is checked out.
+        inside: the current folder, seen from there.
+        texts: of the configuration.
+        names: of files, seen from the top.
+    """
+    pieces = chain.from_iterable(text.split(":") for text in texts)
+    homes = {_real(top / inside, piece).parent for piece in pieces if piece.endswith(".py")}
+    harness = tuple(top.resolve() / each.name for each in _HARNESS) if (top / "run_bench.py").is_file() else _HARNESS
+    for name in names:
+        path = top.resolve() / name
+        if _may_be_read(path, name, homes, harness):
+            yield name
+
+
+def _may_be_read(path: Path, name: str, homes: Collection[Path], harness: Collection[Path] = _HARNESS) -> bool:
     parts = Path(name).parts
     if path.suffix in _PROSE or _ASIDE.intersection(parts) or path.name.startswith((".git", "test_")):
         return False
     if path.suffix not in _SELDOM_DATA:
         return True
-    own = is_within(path, homes) and not is_within(path, _HARNESS)
+    own = is_within(path, homes) and not is_within(path, harness)
     return own and path.is_file() and not _is_table(path)
 
 

@@ -1,15 +1,16 @@
 """What one cell gives at a commit: planned there by the commit's own code, looked up, and run only where it is new.
 
 A cell is looked up under its key, so commits that plan the same cell are measured once. Keys hold methods, parameters,
-images and weights, but not the harness. Where commits have harnesses of their own, a result therefore may come from
-another one; each harness then has, besides the common store, a store of its own, and :class:`Measuring` says which is
-used.
+images and weights, but not the harness, nor files that a method reads without naming them. Where these changed, a
+result may come from another version of them; each version then has, besides the common store, a store of its own, and
+:class:`Measuring` says which is used.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -17,11 +18,14 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.schedule.at_commit import CellAt, NotMeasurable, PlanAt, plan_at, reason, run_at
+from bench.schedule.at_commit import CellAt, NotMeasurable, PlanAt, has_own_harness, plan_at, reason, run_at
+from bench.schedule.earlier import ROOT
 from bench.schedule.failed_commits import FailedCommits
+from bench.schedule.files_read import candidates_at, held_at
 from bench.store import files
 from bench.store.lineage import History
 from bench.store.provenance import harness
@@ -52,6 +56,7 @@ class Question:
         options: of ``plan`` and ``run`` alike.
         store: where finished work is looked up; nothing is written there.
         retry: commits that could not be measured in an earlier search of the same are tried again.
+        texts: all texts of the configuration, which may name files.
     """
 
     repository: Path
@@ -62,6 +67,7 @@ class Question:
     options: tuple[str, ...]
     store: Path
     retry: bool = False
+    texts: tuple[str, ...] = ()
 
     def failed_commits(self, folder: Path) -> FailedCommits:
         """Return which commits could not be measured in an earlier search of the same, kept in a folder."""
@@ -98,7 +104,8 @@ class Measuring:
     """Measures one cell at commits, each in a worktree of its own.
 
     Attributes:
-        apart: whether each harness looks up results in a store of its own.
+        apart: whether each version of what no key holds looks up results in a store of its own.
+        in_no_key: files that changed, that a method may read, and that no key holds; of a version besides the harness.
         runs: how many commits were run.
         found: how many needed no run.
         remembered: how many are not tried, as they could not be measured in an earlier search.
@@ -114,6 +121,7 @@ class Measuring:
         self._remembered = [question.failed_commits(self._folder / f"failed-{each}") for each in ("common", "apart")]
         self._names = [question.cell]
         self.apart = False
+        self.in_no_key: tuple[str, ...] = ()
         self.runs = self.found = self.remembered = 0
 
     def __call__(self, commit: str, *, again: bool = False) -> Measured:
@@ -152,18 +160,65 @@ class Measuring:
             return None
         return of(commit, "bench")
 
-    def is_of_its_harness(self, measured: Measured) -> bool:
-        """Say whether a result was measured by the harness that its commit has, as far as its provenance tells."""
-        by, own = measured.result.provenance, self.harness(measured.commit)
-        if by.commit is None or by.dirty or (by.harness and own is not None):
+    def _version(self, commit: str) -> str | None:
+        """Return the hash of what no key holds at a commit; ``None`` where that is the installed harness alone."""
+        harness = self.harness(commit)
+        if not self.in_no_key:
+            return harness
+        files_there = [[name, self._history.hash_of(commit, name)] for name in self.in_no_key]
+        return sha256(json.dumps([harness, files_there]).encode()).hexdigest()
+
+    def changed_in_no_key(self, old: str, new: str) -> list[str]:
+        """Return what differs between two commits and is in no key: files, and the harness."""
+        of = self._history.hash_of
+        harness = ["the harness (bench/)"] if self.harness(old) != self.harness(new) else []
+        return [*harness, *(name for name in self.in_no_key if of(old, name) != of(new, name))]
+
+    def is_of_its_version(self, measured: Measured) -> bool:
+        """Say whether a result was measured with what no key holds as its commit has it, as far as provenance tells."""
+        by = measured.result.provenance
+        if by.commit is None or by.dirty or not self._is_known(by.commit):
             return False
-        return self.harness(by.commit) == own
+        if by.harness and self.harness(measured.commit) is not None:
+            return False
+        return self._version(by.commit) == self._version(measured.commit)
+
+    def _is_known(self, commit: str) -> bool:
+        return self._history.hash_of(commit, "") is not None
+
+    def find_in_no_key(self, good: Measured, bad: Measured) -> None:
+        """Find the files that changed between two commits, that a method may read, and that are in no key at one.
+
+        Those that changed since a result was measured count too.
+        """
+        names = self._history.changed(good.commit, bad.commit)
+        for each in (good, bad):
+            by = each.result.provenance.commit
+            if by is not None and by != each.commit and self._is_known(by):
+                names |= self._history.changed(by, each.commit)
+        if names:
+            left = (self._in_no_key(each.commit, names) for each in (good, bad))
+            self.in_no_key = tuple(sorted(set().union(*left)))
+
+    def _in_no_key(self, commit: str, names: Iterable[str]) -> set[str]:
+        question = self._question
+        with worktree(question.repository, commit) as tree:
+            top = tree.path.resolve()
+            read = candidates_at(top, question.inside, question.texts, names)
+            left = {name for name in read if (top / name).is_file() and not self._is_harness(tree, name)}
+            if left:
+                held = set(held_at(top, question.inside, question.texts, top if has_own_harness(top) else ROOT))
+                left = {name for name in left if held.isdisjoint(((top / name).resolve(), *(top / name).parents))}
+        return left
+
+    def _is_harness(self, tree: Worktree, name: str) -> bool:
+        return name.startswith("bench/") and self.harness(tree.commit) is not None
 
     def _store(self, commit: str) -> Store:
         """Return the store in which a commit works."""
-        harness = self.harness(commit) if self.apart else None
+        version = self._version(commit) if self.apart else None
         name = "installed" if self.apart else "common"
-        return Store(self._folder / (name if harness is None else harness[:16]))
+        return Store(self._folder / (name if version is None else version[:16]))
 
     def _measure(self, commit: str) -> Measured:
         planned, store = self._planned.get(commit), self._store(commit)
@@ -201,7 +256,10 @@ class Measuring:
         others = [] if self.apart else [Store(self._question.store)]
         for each in (store, *others):
             result = each.get(planned.cell.key) if files.is_regular(each.cell_file(planned.cell.key)) else None
-            if result is not None and result.status == "done" and result.outcomes_under_attack is not None:
+            if result is None or result.status != "done" or result.outcomes_under_attack is None:
+                continue
+            # Harnesses were once without a hash of records.
+            if result.records_sha is None or each.has_records(result):
                 return result
         return None
 

@@ -85,6 +85,14 @@ class History:
         """Return the commits of :meth:`between` that changed a file, newest first."""
         return self._said("rev-list", "--topo-order", "--ancestry-path", bad, f"^{good}", "--", f":(top){path}").split()
 
+    def changed(self, good: str, bad: str) -> set[str]:
+        """Return the files that commits between two changed, and those in which the two differ, seen from the top."""
+        commits = self._said("rev-list", bad, f"^{good}")
+        options = ("diff-tree", "-r", "--no-commit-id", "--name-only", "--no-renames", "-z")
+        by_commits = run_git(self._repository, *options, "-m", "--stdin", given=f"{commits}\n".encode()).stdout
+        by_ends = run_git(self._repository, *options, good, bad).stdout
+        return {os.fsdecode(name) for name in (by_commits + by_ends).split(b"\0") if name}
+
     def parents(self, sha: str) -> list[str]:
         """Return the commits that one was built on: several for a merge, none for a first."""
         return self._said("rev-list", "--parents", "-n", "1", sha).split()[1:]

@@ -148,7 +148,8 @@ def find(repository, good, bad, cell=CELL, said=lambda _: None, store="store", o
     configuration = folder.parent / "table.toml"
     configuration.write_bytes((folder / "table.toml").read_bytes())
     own, options = Path("table.toml"), ("--device=cpu", *options)
-    question = Question(folder, Path(), str(configuration), own, cell, options, folder.parent / store, retry)
+    asked = (cell, options, folder.parent / store, retry, ("digits", "net.py:linear", "attack.py:mine"))
+    question = Question(folder, Path(), str(configuration), own, *asked)
     return Bisection(History(folder), Measuring(question), 0.5, said, images).find(good, bad)
 
 
@@ -372,7 +373,80 @@ def test_a_change_of_the_harness_is_not_blamed_on_a_method(repository, runs):
     bad = repository.commit("empty")
     finding = find(repository, good, bad)
     assert finding.after.commit == culprit != bystander
-    assert any("shows no clear difference from the commit before it once" in note for note in finding.notes)
+    assert any("another version of the harness (bench/): all is measured again" in note for note in finding.notes)
+
+
+def accuracy(measured):
+    return measured.result.outcomes_under_attack.share
+
+
+@pytest.mark.parametrize("order", ["code first", "harness first"])
+def test_of_a_change_of_code_and_one_of_the_harness_each_has_its_own_number(repository, runs, order):
+    good = repository.harness("a harness", "1")
+    changes = [lambda: repository.edit("weaker", "share = 1.0", "share = 0.15"), lambda: repository.harness("h", "0.2")]
+    first = changes[order != "code first"]()
+    repository.commit("empty")
+    bad = changes[order == "code first"]()
+    finding = find(repository, good, bad)
+    assert (finding.after.commit, finding.before.commit) == (first, good)
+    # One step has 0.15 or 0.2 of its size after the first change, and 0.03 after both.
+    repository.git("switch", "-q", "--detach", good)
+    expected = repository.edit("once", "share = 1.0", f"share = {0.15 if order == 'code first' else 0.2}")
+    at_first = find(repository, good, expected, store="another").bad
+    assert accuracy(finding.after) == accuracy(at_first) != accuracy(finding.bad)
+    assert finding.further.gained > 0
+
+
+READS = ("share = 1.0", "share = float(open('sha' + 're.txt').read())")
+
+
+def hidden(repository, share):
+    (repository.path / "share.txt").write_text(share)
+    return repository.commit(f"share {share}")
+
+
+def test_a_file_that_no_key_holds_is_found_and_no_innocent_commit_is_blamed(repository, runs):
+    (repository.path / "share.txt").write_text("1.0")
+    good = repository.edit("reads a file", *READS)
+    culprit = hidden(repository, "0.1")
+    repository.commit("empty")
+    bystander = repository.edit("other code, same numbers", "import os\n", "import os\nUNUSED = 1\n")
+    finding = find(repository, good, bystander)
+    assert (finding.after.commit, finding.before.commit) == (culprit, good)
+    assert finding.changed[-1] == "share.txt, in no key, changed"
+    assert "changed as well and in no key: share.txt; if a method reads one, name it in its source" in finding.notes
+
+
+def test_equal_keys_are_no_one_measurement_where_a_file_in_no_key_changed(repository, runs):
+    (repository.path / "share.txt").write_text("1.0")
+    good = repository.edit("reads a file", *READS)
+    culprit = hidden(repository, "0.1")
+    finding = find(repository, good, repository.commit("empty"))
+    assert finding.verdict == "found" and finding.after.commit == culprit
+    assert finding.good.result.key == finding.bad.result.key
+
+
+@pytest.mark.parametrize("name", ["named.txt", "notes.md", "docs/figure.npy"])
+def test_files_that_a_key_holds_or_no_method_reads_cost_no_run_and_no_line(repository, runs, name):
+    (repository.path / "docs").mkdir()
+    (repository.path / name).write_text("1.0")
+    good = repository.edit("reads a file", "share = 1.0", "share = float(open('named.txt').read()) if False else 1.0")
+    (repository.path / name).write_text("0.9")
+    repository.commit("another")
+    culprit = repository.edit("weaker", "else 1.0", "else 0.1")
+    finding = find(repository, good, culprit)
+    assert finding.after.commit == culprit and not finding.notes
+    assert len(runs) == (3 if name == "named.txt" else 2)
+
+
+def test_records_that_were_cut_short_are_made_again(repository, runs):
+    good, bad = repository.commits[0], repository.edit("weaker", *WEAKER)
+    find(repository, good, bad)
+    kept = repository.path / ".git" / "crossfire" / "bisect" / "common" / "records"
+    for path in kept.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    runs.clear()
+    assert find(repository, good, bad).after.commit == bad and sorted(runs) == sorted([good, bad])
 
 
 def test_finished_work_of_the_store_is_used_and_nothing_is_written_there(repository, runs, monkeypatch):
@@ -426,7 +500,7 @@ def test_what_is_no_commit_here_is_said_with_what_helps(repository, tmp_path, mo
         repository.git("clone", "-q", *options, f"file://{repository.path}", str(tmp_path / name))
     said = {
         "bare": f"the repository in {tmp_path / 'bare'} is bare, nothing is checked out: work in a clone of it",
-        "shallow": "the clone is shallow: git fetch --unshallow brings older commits",
+        "shallow": "the clone is shallow: git fetch --unshallow brings the rest (in a job, fetch-depth: 0 of actions/checkout)",
     }
     for name, end in said.items():
         monkeypatch.chdir(tmp_path / name)
