@@ -500,7 +500,7 @@ def test_what_is_no_commit_here_is_said_with_what_helps(repository, tmp_path, mo
         repository.git("clone", "-q", *options, f"file://{repository.path}", str(tmp_path / name))
     said = {
         "bare": f"the repository in {tmp_path / 'bare'} is bare, nothing is checked out: work in a clone of it",
-        "shallow": "the clone is shallow: git fetch --unshallow brings the rest (in a job, fetch-depth: 0 of actions/checkout)",
+        "shallow": "git fetch --unshallow brings the rest (in a job, fetch-depth: 0 of actions/checkout)",
     }
     for name, end in said.items():
         monkeypatch.chdir(tmp_path / name)
