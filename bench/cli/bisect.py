@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
         search = Bisection(history, measuring, args.min_effect, lambda line: _say(args, line), args.images)
         finding = search.find(good, bad)
     seconds = time.monotonic() - began
-    report = _Report(history, finding, measuring, seconds)
+    report = _Report(history, finding, measuring, seconds, images=args.images)
     sys.stdout.write(f"{json_text(report.as_json(), indent=1)}\n" if args.json else report.as_text())
     return _FOUND if finding.verdict == "found" else _OPEN
 
@@ -205,8 +205,11 @@ def _options(args: argparse.Namespace) -> Iterator[str]:
 class _Report:
     """What was found, as text and as JSON."""
 
-    def __init__(self, history: History, finding: Finding, measuring: Measuring, seconds: float) -> None:
+    def __init__(
+        self, history: History, finding: Finding, measuring: Measuring, seconds: float, *, images: bool
+    ) -> None:
         self._history, self._finding = history, finding
+        self._mode = "images" if images else "accuracy"
         self._measuring, self._seconds = measuring, seconds
         self._between = len(history.between(finding.good.commit, finding.bad.commit))
 
@@ -243,12 +246,13 @@ class _Report:
         yield f"  {self._named(finding.after.commit)}"
         yield f"  {_numbers(finding.before, finding.after, finding.step)}"
         yield from (f"  {line}" for line in finding.changed)
-        if not finding.step.is_real:
+        if not finding.step.counts:
             why = "has losses and gains that balance" if finding.step.cancels else "may be chance"
             yield f"  that step alone {why}: the change came in several, and this is the first on BAD's side"
         if finding.further is not None:
             last = _numbers(finding.after, finding.bad, finding.further)
             yield f"a further change lies after it: {last}; bisect {finding.after.commit[:10]} and BAD to find it"
+        yield from self._skipped()
 
     def _range(self) -> Iterator[str]:
         finding = self._finding
@@ -258,12 +262,16 @@ class _Report:
             yield f"  {more:,} more before"
         yield from (f"  {self._named(each)}" for each in finding.possible[-_NAMED:])
         yield f"  {_numbers(finding.before, finding.after, finding.step)}"
+        yield from (f"  {line}" for line in finding.changed)
         if finding.untried:
             yield "if one of those not tried can be measured, bisect from it or up to it"
-        for each in finding.skipped[:_NAMED]:
-            yield f"skipped: {each.commit[:10]}: {each.why}"
-        if len(finding.skipped) > _NAMED:
-            yield f"skipped: {len(finding.skipped) - _NAMED:,} more"
+        yield from self._skipped()
+
+    def _skipped(self) -> Iterator[str]:
+        skipped = self._finding.skipped
+        yield from (f"skipped: {each.commit[:10]}: {each.why}" for each in skipped[:_NAMED])
+        if (more := len(skipped) - _NAMED) > 0:
+            yield f"skipped: {more:,} more"
 
     def _unmeasured(self) -> str:
         """Say what is known of the commits one of which made the change; the last is measured."""
@@ -299,6 +307,7 @@ class _Report:
         return {
             "schema": 1,
             "verdict": finding.verdict,
+            "mode": self._mode,
             "cell": finding.bad.name,
             "good": self._side(finding.good),
             "bad": self._side(finding.bad),

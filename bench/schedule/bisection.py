@@ -26,8 +26,9 @@ _NAMED = 5
 class Difference(NamedTuple):
     """Two results of one cell, image by image: right in the first alone, in the second alone, of how many images.
 
-    ``p`` is McNemar's exact two-sided value; ``is_real`` says whether the second counts as changed. ``cancels`` says
-    that it does not although enough images have another outcome, as losses and gains balance.
+    ``p`` is McNemar's exact two-sided value; ``is_real`` says whether by that test accuracy changed, and ``cancels``
+    that it did not although enough images have another outcome, as losses and gains balance. ``counts`` says whether
+    the second counts as changed in this search, which may be one of images.
     """
 
     lost: int
@@ -35,7 +36,8 @@ class Difference(NamedTuple):
     n: int
     p: float
     is_real: bool
-    cancels: bool = False
+    counts: bool
+    cancels: bool
 
     @property
     def counted(self) -> str:
@@ -68,8 +70,9 @@ class Difference(NamedTuple):
         p = mcnemar(lost, gained)
         # As if all were lost.
         are_many = lost + gained > 0 and is_large(lost + gained, 0, n, min_effect)
-        is_real = are_many if images else p < ALPHA and is_large(lost, gained, n, min_effect)
-        return cls(lost, gained, n, p, is_real, are_many and not is_real and mcnemar(lost + gained, 0) < ALPHA)
+        is_real = p < ALPHA and is_large(lost, gained, n, min_effect)
+        cancels = are_many and not is_real and mcnemar(lost + gained, 0) < ALPHA
+        return cls(lost, gained, n, p, is_real, are_many if images else is_real, cancels)
 
     @property
     def changed(self) -> int:
@@ -233,7 +236,7 @@ class Bisection:
             between = self._difference(first, last)
         except NotMeasurable as error:
             raise UsageError(f"GOOD and BAD cannot be compared: {error}") from None
-        if not between.is_real:
+        if not between.counts:
             return Finding("not reproducible", first, last, between, notes=tuple(self._notes))
         goods, bad_one = self._halved(first, last)
         return self._finding(first, last, between, goods, bad_one)
@@ -298,8 +301,8 @@ class Bisection:
         images differ.
         """
         from_good, from_bad = self._difference(first, measured), self._difference(measured, last)
-        if from_good.is_real or from_bad.is_real:
-            return not from_good.is_real
+        if from_good.counts or from_bad.counts:
+            return not from_good.counts
         return from_good.changed <= from_bad.changed
 
     def _finding(
@@ -319,7 +322,7 @@ class Bisection:
             before,
             bad,
             self._difference(before, bad),
-            further if further.is_real else None,
+            further if further.counts else None,
             tuple(sorted(possible, key=between.index)),
             tuple(Skipped(commit, why) for commit, why in self._candidates.why.items()),
             tuple(sorted(self._candidates.untried(possible), key=between.index)),

@@ -249,8 +249,22 @@ def test_a_broken_stretch_is_left_by_halving_and_what_was_not_tried_is_said(repo
     assert main([*command, "--images"]) == 3
     text = capsys.readouterr().out
     assert f"{len(failed)} fail and {len(finding.untried)}, between two that fail alike, were not tried" in text
+    assert "\n  code of attack.py:mine changed\n" in text
     assert "3 more before" in text and "--retry tries them" in text
     assert str(repository.path / ".git") not in text and "attack.py cannot be imported" in text
+
+
+def test_the_report_of_a_commit_that_was_found_names_those_skipped(repository, runs, monkeypatch, capsys):
+    repository.edit("broken", "import os\n", "import os\nimport nowhere_at_all\n")
+    middle = [repository.commit("empty") for _ in range(2)]
+    repository.edit("mended", "import nowhere_at_all\n", "")
+    culprit = repository.edit("weaker", *WEAKER)
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", repository.commits[0], culprit, "table.toml", "--cell", CELL, "--store", "../store", "--quiet"]
+    assert main([*command, "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert f"  {culprit[:10]} (" in text
+    assert any(f"skipped: {each[:10]}: the commit" in text for each in middle)
 
 
 def test_failed_commits_are_remembered_for_the_same_search_only(repository, runs):
@@ -311,11 +325,15 @@ def test_losses_and_gains_that_cancel_are_said_and_searched_by_images(repository
     finding = find(repository, good, bad)
     assert finding.verdict == "not reproducible" and finding.ends.cancels
     assert finding.ends.lost > 10 and finding.ends.gained > 10
-    assert find(repository, good, bad, images=True).after.commit == culprit
+    by_images = find(repository, good, bad, images=True)
+    assert by_images.after.commit == culprit and by_images.step.counts and not by_images.step.is_real
     monkeypatch.chdir(repository.path)
     command = ["bisect", good, bad, "table.toml", "--cell", CELL, "--store", "../store", "--device", "cpu", "--quiet"]
     assert main(command) == 3
     text = capsys.readouterr().out
+    assert main([*command, "--images", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["mode"], said["step"]["counts"], said["step"]["is_real"]) == ("images", True, False)
     assert f"{finding.ends.changed} of 60 images have another outcome, but losses and gains balance: --images" in text
 
 
