@@ -194,8 +194,12 @@ def _end_early(
         print(unfinished(code, args.verb), file=err, flush=True)
         return code
     line = closing(code, counted)
+    # A search says what it knows so far.
+    lines, known = args.standing() if hasattr(args, "standing") else ([], {})
     if _prints_json(args):
-        line = json_text({"schema": 1, "verdict": "unfinished", "why": line}, indent=1)
+        line = json_text({"schema": 1, "verdict": "unfinished", "why": line, **known}, indent=1)
+    else:
+        line = "\n".join([*lines, line])
     print(line, file=out, flush=True)
     return code or _OUT_OF_TIME.get(args.verb, 0)
 

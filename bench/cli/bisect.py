@@ -21,7 +21,7 @@ from bench.visible import json_text, visible
 
 if TYPE_CHECKING:
     from bench.config.sections import Request
-    from bench.schedule.bisection import Difference, Finding
+    from bench.schedule.bisection import Difference, Finding, Standing
     from bench.schedule.measuring import Measured, Measuring, Question
     from bench.store.lineage import History
 
@@ -87,6 +87,7 @@ def main(args: argparse.Namespace) -> int:
     with _question(args, here, history, (good, bad)) as question, args.display.phase("looking for the commit"):
         measuring = Measuring(question)
         search = Bisection(history, measuring, args.min_effect, lambda line: _say(args, line), args.images)
+        args.standing = lambda: (search.standing.lines(), _standing(search.standing))
         finding = search.find(good, bad)
     seconds = time.monotonic() - began
     report = _Report(history, finding, measuring, seconds, images=args.images)
@@ -334,6 +335,16 @@ class _Report:
         named = self._history.described(measured.commit)._asdict()
         outcome = {"key": measured.result.key, "accuracy_under_attack": _accuracy(measured)}
         return {**named, "cell": measured.name, **outcome, "own_configuration": measured.own_file}
+
+
+def _standing(known: Standing) -> dict[str, Any]:
+    """Return what an unfinished search knows, for JSON."""
+    ends = {name: getattr(known, name) for name in ("good", "bad", "before", "after")}
+    said = {
+        name: each and {"sha": each.commit, "cell": each.name, "accuracy_under_attack": _accuracy(each)}
+        for name, each in ends.items()
+    }
+    return {**said, "left": known.left}
 
 
 def _accuracy(measured: Measured) -> float:

@@ -136,6 +136,25 @@ class Finding:
         return lines or ["no method or parameter of the cell changed: its weights did"]
 
 
+class Standing(NamedTuple):
+    """What a search knows so far: the two ends, those that it has come to between them, and how many may be it."""
+
+    good: Measured | None = None
+    bad: Measured | None = None
+    before: Measured | None = None
+    after: Measured | None = None
+    left: int | None = None
+
+    def lines(self) -> list[str]:
+        """Return what is known, in words."""
+        sides = {"GOOD": self.good, "BAD": self.bad}
+        known = [f"{side} {each.commit[:10]}: {_share(each)}" for side, each in sides.items() if each is not None]
+        if self.before is not None and self.after is not None and self.left is not None:
+            between = f"{self.before.commit[:10]} ({_share(self.before)}) and {self.after.commit[:10]}"
+            known.append(f"between {between} ({_share(self.after)}): {self.left:,} commits may be it")
+        return known
+
+
 @dataclass
 class Bisection:
     """A search between two commits.
@@ -146,6 +165,9 @@ class Bisection:
         min_effect: the smallest change that counts, in percentage points.
         said: is told in a line what happens.
         images: a change is one of the images that are right, also where accuracy stays.
+
+    Attributes:
+        standing: what is known so far.
     """
 
     history: History
@@ -153,6 +175,7 @@ class Bisection:
     min_effect: float
     said: Said
     images: bool = False
+    standing: Standing = field(default_factory=Standing, init=False)
     _notes: list[str] = field(default_factory=list)
     _candidates: Candidates = field(init=False)
 
@@ -230,8 +253,10 @@ class Bisection:
     def _find(self, good: str, bad: str) -> Finding:
         # The configuration is most likely to fit the code of BAD; what the cell is called there finds it in GOOD.
         last = self._end("BAD", bad, f"GOOD ({good[:10]}) has it: it was removed or renamed between them", good)
+        self.standing = Standing(bad=last)
         has = f"BAD ({bad[:10]}) has it: it was added or renamed between them"
         first = self._end("GOOD", good, has, bad, lambda: self.measure.learn_names(good, bad))
+        self.standing = Standing(first, last)
         try:
             between = self._difference(first, last)
         except NotMeasurable as error:
@@ -277,6 +302,7 @@ class Bisection:
         goods, bad = [first], last
         while candidate := self._candidates.next([each.commit for each in goods], bad.commit):
             left = len(self.history.halving([each.commit for each in goods], bad.commit))
+            self.standing = Standing(first, last, goods[-1], bad, left)
             steps = f"{left:,} commits may be it, about {ceil(log2(left))} to look at"
             self.said(f"{self.history.described(candidate)} ({steps})")
             try:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,33 @@ def test_a_search_that_is_out_of_time_is_unfinished_and_has_found_nothing(reposi
         assert (said["schema"], said["verdict"]) == (1, "unfinished")
         text = said["why"]
     assert text.strip() == "time budget used; the same command continues from here."
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_unfinished_search_says_what_it_knows(repository, runs, monkeypatch, capsys, as_json):
+    good, middle = repository.commits[0], repository.commit("empty")
+    bad = repository.edit("weaker", *WEAKER)
+    both = find(repository, good, bad)
+    measure = measuring.plan_at
+
+    def ended(tree, *arguments, **options):
+        if tree.commit == middle:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise Stop
+        return measure(tree, *arguments, **options)
+
+    monkeypatch.setattr(measuring, "plan_at", ended)
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", good, bad, "table.toml", "--cell", CELL, "--store", "../store", "--device", "cpu", "--quiet"]
+    assert main([*command, *(["--json"] if as_json else [])]) == 130
+    text = capsys.readouterr().out
+    if as_json:
+        said = json.loads(text)
+        assert (said["verdict"], said["left"], said["after"]["sha"]) == ("unfinished", 2, bad)
+        assert said["good"]["accuracy_under_attack"] == said["before"]["accuracy_under_attack"] == accuracy(both.good)
+    else:
+        assert f"GOOD {good[:10]}: {100 * accuracy(both.good):.2f} % right\nBAD {bad[:10]}: " in text
+        assert " right): 2 commits may be it\ninterrupted; the same" in text
 
 
 def test_commits_that_do_not_run_leave_a_range_and_do_not_stop_the_search(repository, runs):
