@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
     with _question(args, here, history, (good, bad)) as question, args.display.phase("looking for the commit"):
         measuring = Measuring(question)
         search = Bisection(history, measuring, args.min_effect, lambda line: _say(args, line), args.images)
-        args.standing = lambda: (search.standing.lines(), _standing(search.standing))
+        args.standing = lambda: _standing(search.standing, no_further=measuring.is_no_further(good, bad))
         finding = search.find(good, bad)
     seconds = time.monotonic() - began
     report = _Report(history, finding, measuring, seconds, images=args.images)
@@ -337,14 +337,17 @@ class _Report:
         return {**named, "cell": measured.name, **outcome, "own_configuration": measured.own_file}
 
 
-def _standing(known: Standing) -> dict[str, Any]:
-    """Return what an unfinished search knows, for JSON."""
+def _standing(known: Standing, *, no_further: bool) -> tuple[list[str], dict[str, Any]]:
+    """Return what an unfinished search knows, as lines and for JSON."""
     ends = {name: getattr(known, name) for name in ("good", "bad", "before", "after")}
     said = {
         name: each and {"sha": each.commit, "cell": each.name, "accuracy_under_attack": _accuracy(each)}
         for name, each in ends.items()
     }
-    return {**said, "left": known.left}
+    lines = known.lines()
+    if no_further:
+        lines.append("it came no further than the last time: each commit is planned again, so give it more time")
+    return lines, {**said, "left": known.left, "no_further": no_further}
 
 
 def _accuracy(measured: Measured) -> float:

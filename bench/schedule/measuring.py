@@ -119,6 +119,7 @@ class Measuring:
         self._measured: dict[tuple[str, bool], Measured] = {}
         self._failed: dict[tuple[str, bool], NotMeasurable] = {}
         self._remembered = [question.failed_commits(self._folder / f"failed-{each}") for each in ("common", "apart")]
+        self._reached = question.failed_commits(self._folder / "reached")
         self._names = [question.cell]
         self.apart = False
         self.in_no_key: tuple[str, ...] = ()
@@ -152,6 +153,14 @@ class Measuring:
                 raise
             remembered.forget(commit)
         return self._measured[at]
+
+    def is_no_further(self, good: str, bad: str) -> bool:
+        """Say whether a search that ends early came no further than the last one between two commits; keep how far."""
+        looked_at = sorted(commit for commit, _ in self._measured | self._failed)
+        ends, now = f"{good} {bad}", f"{len(self._measured)} {' '.join(looked_at)}"
+        was = self._reached.why(ends)
+        self._reached.add(ends, now)
+        return was == now and self.runs == 0
 
     def harness(self, commit: str) -> str | None:
         """Return the hash of the harness that a commit has of its own; ``None`` where the installed one is used."""

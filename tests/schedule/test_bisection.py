@@ -233,10 +233,14 @@ def test_an_unfinished_search_says_what_it_knows(repository, runs, monkeypatch, 
     if as_json:
         said = json.loads(text)
         assert (said["verdict"], said["left"], said["after"]["sha"]) == ("unfinished", 2, bad)
+        assert not said["no_further"]
         assert said["good"]["accuracy_under_attack"] == said["before"]["accuracy_under_attack"] == accuracy(both.good)
     else:
         assert f"GOOD {good[:10]}: {100 * accuracy(both.good):.2f} % right\nBAD {bad[:10]}: " in text
         assert " right): 2 commits may be it\ninterrupted; the same" in text
+        assert "no further" not in text
+        assert main(command) == 130
+        assert "it came no further than the last time: " in capsys.readouterr().out
 
 
 def test_commits_that_do_not_run_leave_a_range_and_do_not_stop_the_search(repository, runs):
