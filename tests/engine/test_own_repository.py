@@ -174,4 +174,5 @@ def test_bisect_takes_the_result_of_another_harness_for_none_of_the_commit(by, o
     measured = SimpleNamespace(
         commit="b" * 40, result=of.model_copy(update={"provenance": of.provenance.model_copy(update={"harness": by})})
     )
-    assert Measuring.is_of_its_harness(SimpleNamespace(harness=lambda commit: own), measured) is expected
+    measuring = SimpleNamespace(harness=lambda _: own, _version=lambda _: own, _is_known=lambda _: True)
+    assert Measuring.is_of_its_version(measuring, measured) is expected
