@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from bench.schedule.at_commit import CellAt, NotMeasurable, PlanAt, has_own_harness, plan_at, reason, run_at
 from bench.schedule.earlier import ROOT
-from bench.schedule.failed_commits import FailedCommits
 from bench.schedule.files_read import candidates_at, held_at
+from bench.schedule.search_memory import SearchMemory
 from bench.store import files
 from bench.store.lineage import History
 from bench.store.provenance import harness
@@ -69,12 +69,12 @@ class Question:
     retry: bool = False
     texts: tuple[str, ...] = ()
 
-    def failed_commits(self, folder: Path) -> FailedCommits:
-        """Return which commits could not be measured in an earlier search of the same, kept in a folder."""
+    def memory(self, folder: Path) -> SearchMemory:
+        """Return what earlier searches of the same have kept in a folder."""
         table = Path(self.configuration)
         asked = table.read_text(encoding="utf-8", errors="replace") if table.suffix == ".toml" else "preset"
         name = str(self.own_file) if self.own_file else table.name
-        return FailedCommits(folder, [name, asked, str(self.inside), self.cell, *self.options, str(harness())])
+        return SearchMemory(folder, [name, asked, str(self.inside), self.cell, *self.options, str(harness())])
 
 
 class Measured(NamedTuple):
@@ -118,8 +118,8 @@ class Measuring:
         self._planned: dict[str, _Planned] = {}
         self._measured: dict[tuple[str, bool], Measured] = {}
         self._failed: dict[tuple[str, bool], NotMeasurable] = {}
-        self._remembered = [question.failed_commits(self._folder / f"failed-{each}") for each in ("common", "apart")]
-        self._reached = question.failed_commits(self._folder / "reached")
+        self._remembered = [question.memory(self._folder / f"failed-{each}") for each in ("common", "apart")]
+        self._reached = question.memory(self._folder / "reached")
         self._names = [question.cell]
         self.apart = False
         self.in_no_key: tuple[str, ...] = ()
@@ -142,14 +142,14 @@ class Measuring:
         if at not in self._measured:
             remembered = self._remembered[self.apart]
             try:
-                if not again and not self._question.retry and (why := remembered.why(commit)) is not None:
+                if not again and not self._question.retry and (why := remembered.get(commit)) is not None:
                     self.remembered += 1
                     raise Remembered(why)
                 self._measured[at] = self._measure(commit)
             except NotMeasurable as error:
                 self._failed[at] = error
                 if not isinstance(error, Remembered):
-                    remembered.add(commit, str(error))
+                    remembered.keep(commit, str(error))
                 raise
             remembered.forget(commit)
         return self._measured[at]
@@ -158,8 +158,8 @@ class Measuring:
         """Say whether a search that ends early came no further than the last one between two commits; keep how far."""
         looked_at = sorted(commit for commit, _ in self._measured | self._failed)
         ends, now = f"{good} {bad}", f"{len(self._measured)} {' '.join(looked_at)}"
-        was = self._reached.why(ends)
-        self._reached.add(ends, now)
+        was = self._reached.get(ends)
+        self._reached.keep(ends, now)
         return was == now and self.runs == 0
 
     def harness(self, commit: str) -> str | None:

@@ -1,6 +1,6 @@
-"""Commits at which a cell could not be measured, kept so that a search which is started again does not meet them again.
+"""What a search keeps for when it is started again: why commits could not be measured, and how far it came.
 
-They count for the same search only: the same cell, configuration and options, by the same harness in the same Python.
+It counts for the same search only: the same cell, configuration and options, by the same harness in the same Python.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bench.store import files
 _LARGEST = 2**24
 
 
-class FailedCommits:
-    """What failed at which commit, in a file for each search.
+class SearchMemory:
+    """Texts by name, such as why a commit could not be measured, in a file for each search.
 
     What cannot be read counts as nothing, and what cannot be written is lost: either costs a run, and no more.
 
@@ -34,30 +34,30 @@ class FailedCommits:
         surroundings = [sys.prefix, os.environ.get("PYTHONPATH", "")]
         name = sha256(json.dumps([*search, *surroundings]).encode()).hexdigest()[:16]
         self._path = folder / f"{name}.json"
-        self._why = self._read()
+        self._texts = self._read()
 
     def _read(self) -> dict[str, str]:
         with suppress(OSError, ValueError, RecursionError):
             kept = json.loads(files.read(self._path, _LARGEST))
             if isinstance(kept, dict):
-                return {commit: why for commit, why in kept.items() if isinstance(why, str)}
+                return {name: text for name, text in kept.items() if isinstance(text, str)}
         return {}
 
-    def why(self, commit: str) -> str | None:
-        """Return why a commit could not be measured before; ``None`` where it was not tried, or could."""
-        return self._why.get(commit)
+    def get(self, name: str) -> str | None:
+        """Return what was kept under a name; ``None`` where nothing was."""
+        return self._texts.get(name)
 
-    def add(self, commit: str, why: str) -> None:
-        """Keep why a commit cannot be measured."""
-        self._why[commit] = why
+    def keep(self, name: str, text: str) -> None:
+        """Keep a text under a name, in place of what was kept there."""
+        self._texts[name] = text
         self._write()
 
-    def forget(self, commit: str) -> None:
-        """A commit could be measured after all."""
-        if self._why.pop(commit, None) is not None:
+    def forget(self, name: str) -> None:
+        """Keep nothing under a name any more."""
+        if self._texts.pop(name, None) is not None:
             self._write()
 
     def _write(self) -> None:
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_atomically(self._path, json.dumps(self._why, indent=1).encode())
+            files.write_atomically(self._path, json.dumps(self._texts, indent=1).encode())
