@@ -206,7 +206,7 @@ def _labels(path: Path) -> list[int | str]:
     labels: set[int | str] = set()
     with _open(path) as file, one_line(f"{path}: damaged"):
         _, label = _columns(path, file.schema_arrow)
-        for batch in file.iter_batches(_LABELS_AT_ONCE, columns=[label]):
+        for batch in _batches(file, _LABELS_AT_ONCE, [label]):
             labels |= {each for each in pc.unique(batch.column(0)).to_pylist() if each is not None}
     return list(labels)
 
@@ -218,10 +218,16 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     with ExitStack() as opened:
         with one_line(f"{path}: not a whole Parquet file"):
             # Arrow itself opens no path that is not UTF-8.
-            file = opened.enter_context(pq.ParquetFile(opened.enter_context(regular(path).open("rb"))))
+            source = opened.enter_context(regular(path).open("rb"))
+            file = opened.enter_context(pq.ParquetFile(source, pre_buffer=False))
             if not 0 <= file.metadata.num_rows <= MAX_IMAGES:
                 raise UsageError(f"{path}: {file.metadata.num_rows:,} rows; at most {MAX_IMAGES:,} are read")
         yield file
+
+
+def _batches(file: pq.ParquetFile, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    # A thread of Arrow that still holds a file of Python's when Python ends aborts the process, or lets it hang.
+    yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
 
 def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
@@ -251,7 +257,7 @@ def _all_labels(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None
     for path in files:
         with _open(path) as file, one_line(f"{path}: damaged"):
             _, column = _columns(path, file.schema_arrow)
-            batches = file.iter_batches(_LABELS_AT_ONCE, columns=[column])
+            batches = _batches(file, _LABELS_AT_ONCE, [column])
             written = chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
             labels += [_number(f"{path} row {row}", label, numbers) for row, label in enumerate(written)]
     return np.array(labels, dtype=np.int64)
@@ -284,7 +290,7 @@ def _rows_of_all(paths: Iterable[Path], numbers: Mapping[int | str, int] | None)
 def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:
     with _open(path) as file:
         image, label = _columns(path, file.schema_arrow)
-        batches = file.iter_batches(_AT_ONCE, columns=[image, label])
+        batches = _batches(file, _AT_ONCE, [image, label])
         row = 0
         while True:
             with one_line(f"{path} after row {row}: damaged"):

@@ -137,12 +137,13 @@ def _records(store: Store, result: CellResult) -> pd.DataFrame:
         raise UsageError(f"the records of {result.names} cannot be read: {path} {why}; run again") from None
     if hashlib.sha256(data).hexdigest() != result.records_sha:
         raise UsageError(f"the records of {result.names} do not count: {path} was altered since; run again")
-    file = pq.ParquetFile(pa.BufferReader(data))
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     kept = set(file.schema_arrow.names)
     # Older versions kept fewer distances; a target class has only what a targeted attack left.
     shown = [name for kind, name in _RECORDS.items() if kind in kept or kind != TARGET_COLUMN]
-    table = file.read([name for name in _RECORDS if name in kept])
-    frame: pd.DataFrame = table.to_pandas().rename(columns=_RECORDS).reindex(columns=shown)
+    # In this thread, as all records are read: see bench.store.records.
+    table = file.read([name for name in _RECORDS if name in kept], use_threads=False)
+    frame: pd.DataFrame = table.to_pandas(use_threads=False).rename(columns=_RECORDS).reindex(columns=shown)
     attack = result.cell.attack
     threat = None if attack is None else attack.threat
     eps = None if threat is None or threat.eps is None else eps_text(threat.eps)

@@ -17,6 +17,7 @@ from bench.types import DISTANCE_NORMS, MAX_DISTANCES, CellResult
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow
+    import pyarrow.parquet as pq
 
     from bench.store.working_store import Store
 
@@ -84,7 +85,7 @@ def read_columns(path: Path, n: int, kinds: Mapping[str, str]) -> dict[str, np.n
 
     data = files.read(path, largest_records(n))
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False)
         if file.metadata.num_rows != n:
             raise ValueError(f"{file.metadata.num_rows} rows for {n} images")
         # Only what is asked for is unpacked: a column of texts may be larger than memory.
@@ -92,13 +93,18 @@ def read_columns(path: Path, n: int, kinds: Mapping[str, str]) -> dict[str, np.n
         for name in kinds:
             if name not in schema.names or not pa.types.is_primitive(schema.field(name).type):
                 raise _no_numbers(name, n)
-        columns = {name: _numbers(name, file.read([name]).column(name).combine_chunks()) for name in kinds}
+        columns = {name: _numbers(name, _column(file, name)) for name in kinds}
     except pa.ArrowException as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     for name, column in columns.items():
         if column.dtype.kind not in kinds[name] or len(column) != n:
             raise _no_numbers(name, n)
     return columns
+
+
+def _column(file: pq.ParquetFile, name: str) -> pyarrow.Array:
+    # A thread of Arrow's that still holds bytes of Python's when Python ends aborts the process, or lets it hang.
+    return file.read([name], use_threads=False).column(name).combine_chunks()
 
 
 def _numbers(name: str, array: pyarrow.Array) -> np.ndarray[Any, Any]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from bench.keys import EVALUATION_VERSION, Keys, attack_key, identity
 from bench.report.render.outside import images
-from bench.store import chunk_file, files, inventory
+from bench.store import chunk_file, inventory
 from bench.store.latest import newest
+from bench.store.records import read_columns
 from bench.types import CellResult, UsageError, jsonable
 
 if TYPE_CHECKING:
@@ -221,20 +222,17 @@ def _positions(path: Path) -> slice:
 
 def _predictions(store: Store, result: CellResult, rows: Numbers) -> Predictions | None:
     """Return the predictions among the records of a cell; ``None`` where the records are not kept whole."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not store.has_records(result):
         return None
-    with files.opened(store.records(result.key)) as file:
-        try:
-            table = pq.read_table(pa.PythonFile(file, mode="r"), columns=["index", "clean", "adversarial"])
-        except (pa.ArrowException, KeyError):
-            # A version that kept other columns.
-            return None
-    if not np.array_equal(table.column("index").to_numpy(), rows):
+    kinds = dict.fromkeys(("index", "clean", "adversarial"), "iu")
+    try:
+        columns = read_columns(store.records(result.key), len(rows), kinds)
+    except (FileNotFoundError, ValueError):
+        # A version that kept other columns.
         return None
-    return Predictions(table.column("clean").to_numpy(), table.column("adversarial").to_numpy())
+    if not np.array_equal(columns["index"], rows):
+        return None
+    return Predictions(columns["clean"], columns["adversarial"])
 
 
 def text(metadata: Mapping[str, Any]) -> str:
