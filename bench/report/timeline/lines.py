@@ -340,6 +340,15 @@ class _History:
             self._occupied |= question.occupied
             self.first, self.last = min(self.first, question.first), max(self.last, question.last)
 
+    def go_on_with(self, follower: _History, block: int) -> None:
+        """Add a line whose first questions are joined to those of a block; its breaks stay breaks."""
+        of_block: dict[int, list[_Question]] = defaultdict(list)
+        for question in follower.questions:
+            of_block[question.block].append(question)
+        joined = follower.questions[0].block
+        for own, questions in of_block.items():
+            self.add(questions, block if own == joined else None)
+
 
 def _histories(questions: Sequence[_Question]) -> list[_History]:
     """Return the questions of each line.
@@ -401,7 +410,7 @@ def _with_renamed(histories: Sequence[_History]) -> list[_History]:
         news = [each.questions[0] for each in new[:_MAX_CANDIDATES]]
         for old, question in _pairs(olds, news) if 0 < count <= _MAX_BEGINNINGS and olds else ():
             follower = of_new.pop(id(question))
-            of_old[id(old)].add(follower.questions, old.block)
+            of_old[id(old)].go_on_with(follower, old.block)
         kept += of_new.values()
     return kept
 
