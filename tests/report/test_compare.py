@@ -426,6 +426,48 @@ def test_each_machine_is_compared_with_itself():
     assert " on " not in change.name
 
 
+@pytest.mark.parametrize("worse", ["cpu: Xeon", "cuda: H200"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_two_devices_of_one_machine_are_compared_each_with_itself(worse, seeds):
+    bits, clean, sides = outcomes(0.6, 1000), [True] * 1000, ([], [])
+    for seed in range(seeds):
+        for device in ("cpu: Xeon", "cuda: H200"):
+            lost = flipped(bits, 45, 5) if device == worse else bits
+            sides[0].append(result(clean=clean, adversarial=bits, seed=seed, device=device))
+            sides[1].append(new(clean=clean, adversarial=lost, seed=seed, device=device))
+    c = compared(*sides)
+    marked = [change for change in c.changes if change.verdict == "regression"]
+    assert [change.counts for change in marked] == [Counts(45, 5, 1000)] * seeds
+    assert {change.name.rpartition(" on ")[2] for change in marked} == {f"box ({worse})"}
+    assert len(c.changes) == 2 * seeds
+    (cell,) = c.over_seeds
+    expected = {f"box ({device})": -0.04 * (device == worse) for device in ("cpu: Xeon", "cuda: H200")}
+    assert cell.by_machine == pytest.approx(expected)
+    assert cell.machines == tuple(expected)
+    assert f"on box ({worse}) -4.00" in as_text(c)
+    # Only where the machine alone does not tell is its device named.
+    others = compared([*sides[0], result(clean=clean, machine="lab")], [*sides[1], new(clean=clean, machine="lab")])
+    assert {change.name.rpartition(" on ")[2] for change in others.changes} == {*expected, "lab"}
+
+
+def test_another_device_of_one_machine_is_another_machine():
+    clean = [True] * 1000
+    c = compared([result(clean=clean, device="cpu: Xeon")], [new(clean=clean, device="cpu: EPYC")])
+    said = "1 cell measured on box (cpu: Xeon) in the base and on box (cpu: EPYC) in the head: "
+    assert f"{said}a difference may be one of the machines" in c.notes
+
+
+def test_what_a_machine_measured_on_one_side_only_is_named():
+    clean = [True] * 1000
+    base = [result(clean=clean, machine=name) for name in ("a", "b")]
+    head = [new(clean=clean, machine=name) for name in ("b", "c")]
+    (change,) = compared(base, head).changes
+    assert change.verdict == "same"
+    assert compared(base, head).notes == ("measured on one side only and not compared: 1 cell on a, 1 cell on c",)
+    assert compared(base, base[:1]).notes == ("measured on one side only and not compared: 1 cell on b",)
+    assert compared(base, base).notes == ()
+
+
 def test_machines_whose_changes_cancel_are_not_the_same():
     clean, bits = [True] * 1000, outcomes(0.5, 1000)
     sides = [], []

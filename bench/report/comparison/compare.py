@@ -198,7 +198,7 @@ def compare(
             found.others.append(Change(_name(old), "not comparable", notes=(note,)))
         else:
             found.lost.append(Lost(_name(old), _share(old), why))
-    sides = Sides(base.results, head.results)
+    sides = Sides(base.results, head.results, pairing.machines)
     changes, over_seeds, of_seeds = _tests(found.tested, sides, min_effect, same_within, keys)
     # A store that holds both sides of a changed default has such a cell twice: it was tested.
     also_tested = {(p.old.key, p.machine) for p in found.tested}
@@ -215,7 +215,7 @@ def compare(
         times=tuple(_times(found.tested)),
         identical=sum((p.old.key, p.machine) not in also_tested for p in found.measured_once),
         only_head=tuple(sorted(map(_name, pairing.only_head))),
-        notes=tuple(dict.fromkeys((*base.notes, *head.notes, *of_seeds))),
+        notes=tuple(dict.fromkeys((*base.notes, *head.notes, *of_seeds, *sides.one_sided(pairs)))),
         touched=touched(pairs),
     )
 
@@ -251,7 +251,7 @@ def _tests(
     runs_of = [(p, run(p)) for p in tested]
     runs = {id(p): images for p, images in runs_of}
     counts = [Counts(lost.bit_count(), gained.bit_count(), p.new.cell.data.n) for p, (lost, gained) in runs_of]
-    groups = list(Grouping(keys).of(tested))
+    groups = list(Grouping(keys, sides.machines).of(tested))
     said = [group.joint(runs) for group in groups]
     adjusted = holm_mcnemar([(count.lost, count.gained) for count in counts], [each.p for each in said])
     judged = judge(counts, min_effect, adjusted[: len(counts)])
@@ -266,7 +266,7 @@ def _tests(
     once = trained_again_once([p for p in tested if id(p) not in of_several_seeds], keys)
     note = f"{once} cell{'s' * (once != 1)} trained again, with one seed on each side: this holds for these networks, "
     trained = [f"{note}and says nothing of other seeds of their recipes"] if once else []
-    return changes, over_seeds, [*across_machines(tested), *trained]
+    return changes, over_seeds, [*across_machines(tested, sides.machines), *trained]
 
 
 def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float], margin: float) -> Change:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from bench import registry
 from bench.differences import SOURCE, Changed, Renames, all_methods, changed, differences, methods_by_part
+from bench.report.hardware import Hardware, names_of
 from bench.store.latest import newest
 from bench.types import Cell, CellResult, TrainRef
 
@@ -46,7 +47,7 @@ class Pair:
     new: CellResult
     changed: tuple[Changed, ...] = ()
     renamed: tuple[Renamed, ...] = ()
-    #: The machine of both, where several machines measured the cell on both sides.
+    #: What the machine of both is called, where several measured the cell on both sides.
     machine: str | None = None
 
     @property
@@ -67,6 +68,8 @@ class Pairing:
     unpaired: tuple[Unpaired, ...]
     #: Cells that only the head has.
     only_head: tuple[CellResult, ...]
+    #: What the machines of both runs are called.
+    machines: Mapping[Hardware, str]
 
 
 def pair(base: Iterable[CellResult], head: Iterable[CellResult]) -> Pairing:
@@ -97,7 +100,8 @@ def pair(base: Iterable[CellResult], head: Iterable[CellResult]) -> Pairing:
     only_head = [r for r in news if r.key not in paired_new]
     replacements = _Replacements(names, renames, only_head)
     unpaired = [Unpaired(old, tuple(replacements.of(old))) for old in olds if old.key not in paired_old]
-    return Pairing(tuple(_on_each_machine(pairs, base, head)), tuple(unpaired), tuple(only_head))
+    machines = names_of(map(Hardware.of, chain(base, head)))
+    return Pairing(tuple(_on_each_machine(pairs, base, head, machines)), tuple(unpaired), tuple(only_head), machines)
 
 
 def _in_order(results: Iterable[CellResult]) -> list[CellResult]:
@@ -108,28 +112,30 @@ def _in_order(results: Iterable[CellResult]) -> list[CellResult]:
     return sorted(results, key=lambda r: r.provenance.finished)
 
 
-def _on_each_machine(pairs: Iterable[Pair], base: Iterable[CellResult], head: Iterable[CellResult]) -> Iterator[Pair]:
+def _on_each_machine(
+    pairs: Iterable[Pair], base: Iterable[CellResult], head: Iterable[CellResult], names: Mapping[Hardware, str]
+) -> Iterator[Pair]:
     """Yield for each pair the results of every machine that has both: what machines differ by is no change."""
     before, after = _by_machine(base), _by_machine(head)
     for p in pairs:
         if p.old.key not in before and p.new.key not in after:
             yield p
             continue
-        olds = before.get(p.old.key) or {p.old.provenance.machine: p.old}
-        news = after.get(p.new.key) or {p.new.provenance.machine: p.new}
+        olds = before.get(p.old.key) or {Hardware.of(p.old): p.old}
+        news = after.get(p.new.key) or {Hardware.of(p.new): p.new}
         common = sorted(olds.keys() & news.keys())
-        for machine in common:
-            name = machine if len(common) > 1 else None
-            yield replace(p, old=olds[machine], new=news[machine], machine=name)
+        for hardware in common:
+            name = names[hardware] if len(common) > 1 else None
+            yield replace(p, old=olds[hardware], new=news[hardware], machine=name)
         if not common:
             yield p
 
 
-def _by_machine(results: Iterable[CellResult]) -> dict[str, dict[str, CellResult]]:
-    """Return the results of each key that several machines measured, by machine."""
-    machines: dict[str, dict[str, CellResult]] = defaultdict(dict)
+def _by_machine(results: Iterable[CellResult]) -> dict[str, dict[Hardware, CellResult]]:
+    """Return the results of each key that several machines measured, by machine and device."""
+    machines: dict[str, dict[Hardware, CellResult]] = defaultdict(dict)
     for r in results:
-        machines[r.key][r.provenance.machine] = r
+        machines[r.key][Hardware.of(r)] = r
     return {key: by_machine for key, by_machine in machines.items() if len(by_machine) > 1}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from bench.equivalence import Joint, joint, student_quantile
 from bench.keys import Keys, Once
 from bench.report.comparison.pairing import Pair
+from bench.report.hardware import Hardware
 from bench.stats import ALPHA
 from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef, listed, threat_text
 
@@ -106,8 +107,9 @@ def _rounded(number: float) -> int:
 class Grouping:
     """Finds the pairs that differ in seed and machine alone."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, machines: Mapping[Hardware, str]) -> None:
         self._text = keys.text
+        self._machines = machines
         self._model = Once[ModelRef, str](lambda model: model.model_dump_json(exclude={"weights": {"seed"}}))
         self._step = Once[MethodRef, str](lambda step: step.model_dump_json(exclude={"score": {"weights": {"seed"}}}))
 
@@ -117,7 +119,7 @@ class Grouping:
         for p in pairs:
             alike[p.new.names, p.new.cell.data.n].append(p)
         for candidates in alike.values():
-            several = len({(p.new.cell.seed, machine_of(p)) for p in candidates}) > 1
+            several = len({(p.new.cell.seed, Hardware.of(p.new)) for p in candidates}) > 1
             # One image has no variance.
             if not several or candidates[0].new.cell.data.n < 2:
                 continue
@@ -125,9 +127,9 @@ class Grouping:
             for p in candidates:
                 groups[(*self._question(p.old.cell), *self._question(p.new.cell))].append(p)
             for group in groups.values():
-                where = {(p.new.cell.seed, machine_of(p)) for p in group}
+                where = {(p.new.cell.seed, Hardware.of(p.new)) for p in group}
                 if 1 < len(group) == len(where):
-                    yield Group.of(group)
+                    yield Group.of(group, self._machines)
 
     def _question(self, cell: Cell) -> tuple[Any, ...]:
         step = None if cell.step is None else self._step(cell.step)
@@ -147,16 +149,20 @@ class Group:
     """Pairs of one cell: of each seed one for each machine, and of all seeds the same machines where any has all."""
 
     by_seed: Mapping[int, Sequence[Pair]]
+    #: What they are called; empty where no machine has all seeds.
     machines: tuple[str, ...]
+    #: What all are called that measured any of the pairs.
+    anywhere: tuple[str, ...]
 
     @classmethod
-    def of(cls, pairs: Iterable[Pair]) -> Group:
+    def of(cls, pairs: Iterable[Pair], names: Mapping[Hardware, str]) -> Group:
         by_seed: dict[int, dict[str, Pair]] = defaultdict(dict)
         for p in pairs:
-            by_seed[p.new.cell.seed][machine_of(p)] = p
+            by_seed[p.new.cell.seed][names[Hardware.of(p.new)]] = p
         machines = sorted(set.intersection(*map(set, by_seed.values())))
         chosen = {seed: [own[machine] for machine in machines] or [_last(own)] for seed, own in by_seed.items()}
-        return cls(chosen, tuple(machines))
+        measured = {names[Hardware.of(p.new)] for p in chain.from_iterable(chosen.values())}
+        return cls(chosen, tuple(machines), tuple(sorted(measured)))
 
     @property
     def pairs(self) -> list[Pair]:
@@ -222,7 +228,7 @@ class Group:
         return OverSeeds(
             name=name,
             seeds=tuple(self.by_seed),
-            machines=self.machines or tuple(sorted({machine_of(p) for p in self.pairs})),
+            machines=self.anywhere,
             n=n,
             base=mean(_accuracy(p.old) for p in self.pairs),
             head=mean(_accuracy(p.new) for p in self.pairs),
@@ -245,8 +251,11 @@ class Group:
 class Sides:
     """Which seeds and machines measured each cell, on each side of a comparison."""
 
-    def __init__(self, base: Iterable[CellResult], head: Iterable[CellResult]) -> None:
+    def __init__(
+        self, base: Iterable[CellResult], head: Iterable[CellResult], machines: Mapping[Hardware, str]
+    ) -> None:
         self._base, self._head = _Side(base), _Side(head)
+        self.machines = machines
 
     def left_out(self, group: Group) -> tuple[str, ...]:
         """Return in words which seeds and machines are not in the statement of a group, and why."""
@@ -264,11 +273,26 @@ class Sides:
         return tuple(words)
 
     def _machines(self, group: Group) -> set[str]:
-        there, used = set[str](), set[str]()
+        there, used = set[Hardware](), set[Hardware]()
         for p in group.pairs:
             there |= self._base.machines[p.old.key] | self._head.machines[p.new.key]
-            used |= {p.old.provenance.machine, p.new.provenance.machine}
-        return there - used
+            used |= {Hardware.of(p.old), Hardware.of(p.new)}
+        return {self.machines[each] for each in there - used}
+
+
+    def one_sided(self, pairs: Iterable[Pair]) -> list[str]:
+        """Return a note where a machine measured a cell of the pairs and is in none of them: the other side lacks it."""
+        used: dict[tuple[str, str], set[Hardware]] = defaultdict(set)
+        for p in pairs:
+            used[p.old.key, p.new.key] |= {Hardware.of(p.old), Hardware.of(p.new)}
+        unused: Counter[str] = Counter()
+        for (old, new), compared in used.items():
+            there = self._base.machines[old] | self._head.machines[new]
+            unused.update(self.machines[each] for each in there - compared)
+        if not unused:
+            return []
+        what = (f"{count} cell{'s' * (count != 1)} on {name}" for name, count in sorted(unused.items()))
+        return [f"measured on one side only and not compared: {listed(what, _NAMED)}"]
 
 
 class _Side:
@@ -276,10 +300,10 @@ class _Side:
 
     def __init__(self, results: Iterable[CellResult]) -> None:
         self.seeds: dict[str, set[int]] = defaultdict(set)
-        self.machines: dict[str, set[str]] = defaultdict(set)
+        self.machines: dict[str, set[Hardware]] = defaultdict(set)
         for r in results:
             self.seeds[name_without_seed(r)].add(r.cell.seed)
-            self.machines[r.key].add(r.provenance.machine)
+            self.machines[r.key].add(Hardware.of(r))
 
 
 def _several(noun: str, names: set[int] | set[str]) -> str:
@@ -296,10 +320,6 @@ def run(p: Pair) -> Run:
     before, after = p.old.outcomes_under_attack, p.new.outcomes_under_attack
     assert before is not None and after is not None
     return before.but_not(after).bits, after.but_not(before).bits
-
-
-def machine_of(p: Pair) -> str:
-    return p.machine or p.new.provenance.machine
 
 
 def _last(own: Mapping[str, Pair]) -> Pair:
@@ -335,13 +355,14 @@ def _needed(said: Joint, seeds: int, n: int, margin: float) -> str:
     return f"about {' of '.join(words)}" if words and more_images < _MOST_NEEDED else ""
 
 
-def across_machines(pairs: Iterable[Pair]) -> list[str]:
+def across_machines(pairs: Iterable[Pair], machines: Mapping[Hardware, str]) -> list[str]:
     """Return a note where no machine measured both sides of a pair, so that it compares two machines too."""
-    moved = [(p.old.provenance.machine, p.new.provenance.machine) for p in pairs]
+    moved = [(Hardware.of(p.old), Hardware.of(p.new)) for p in pairs]
     moved = [(old, new) for old, new in moved if old != new]
     if not moved:
         return []
-    places = (f"on {old} in the base and on {new} in the head" for old, new in dict.fromkeys(moved))
+    different = dict.fromkeys(moved)
+    places = (f"on {machines[old]} in the base and on {machines[new]} in the head" for old, new in different)
     where = listed(places, 1, between="; ", noun="pair")
     cells = f"{len(moved)} cell{'s' * (len(moved) != 1)}"
     return [f"{cells} measured {where}: a difference may be one of the machines"]
@@ -354,7 +375,7 @@ def trained_again_once(pairs: Iterable[Pair], keys: Keys) -> int:
         old, new = p.old.cell.model, p.new.cell.model
         if not (isinstance(old.weights, TrainRef) and isinstance(new.weights, TrainRef)):
             return False
-        elsewhere = p.old.provenance.machine != p.new.provenance.machine
+        elsewhere = Hardware.of(p.old) != Hardware.of(p.new)
         return elsewhere or keys.text(old) != keys.text(new)
 
     return sum(map(again, pairs))

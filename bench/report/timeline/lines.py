@@ -12,6 +12,7 @@ from bench.differences import changed, differences, methods_by_part
 from bench.keys import Keys
 from bench.outcomes import Outcomes
 from bench.report.comparison.pairing import Renamed, pair
+from bench.report.hardware import Hardware, names_of
 from bench.report.timeline.places import Measured, Origin
 from bench.store.latest import protocol
 from bench.store.runs import Run
@@ -62,7 +63,7 @@ class Asked(NamedTuple):
 class _Entry(NamedTuple):
     origin: Origin
     key: str
-    hardware: tuple[str, str]
+    hardware: Hardware
     point: Point
 
 
@@ -83,6 +84,10 @@ class Lane:
     points: list[Point] = field(default_factory=list)
     #: For each point what its key stands for.
     asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def hardware(self) -> Hardware:
+        return Hardware(self.machine, self.device)
 
     @property
     def label(self) -> str:
@@ -116,18 +121,10 @@ def conditions(lanes: Sequence[Lane]) -> list[str]:
 
 def hardware(lanes: Sequence[Lane]) -> list[str]:
     """Return for each lane its machine if there are several, and its device where the machine has several."""
-    devices: dict[str, set[str]] = defaultdict(set)
-    for lane in lanes:
-        devices[lane.machine].add(lane.device)
-    return [_where(lane, len(devices) > 1, len(devices[lane.machine]) > 1) for lane in lanes]
-
-
-def _where(lane: Lane, by_machine: bool, by_device: bool) -> str:
-    if by_machine and by_device:
-        return f"{lane.machine} ({lane.device})"
-    if by_machine:
-        return lane.machine
-    return lane.device if by_device else ""
+    names = names_of(lane.hardware for lane in lanes)
+    if len({lane.machine for lane in lanes}) > 1:
+        return [names[lane.hardware] for lane in lanes]
+    return [lane.device if len(names) > 1 else "" for lane in lanes]
 
 
 @dataclass
@@ -177,7 +174,7 @@ class Collected:
         self._wrong: dict[str, str] = {}
         self._only = only
         self._keys = Keys()
-        self._entries: dict[tuple[Origin, str, tuple[str, str]], _Entry] = {}
+        self._entries: dict[tuple[Origin, str, Hardware], _Entry] = {}
         self._foreign = 0
 
     def add(self, run: Run) -> None:
@@ -234,7 +231,7 @@ class Collected:
         return True
 
     def _keep(self, r: CellResult, origin: Origin, carried_from: Origin | None) -> None:
-        hardware = (r.provenance.machine, r.provenance.device)
+        hardware = Hardware.of(r)
         name = (origin, r.key, hardware)
         point = _point(r, carried_from)
         known = self._entries.get(name)
@@ -417,7 +414,7 @@ def _with_renamed(histories: Sequence[_History]) -> list[_History]:
 
 def _line(history: _History) -> Line:
     """Return the line of questions."""
-    lanes: dict[tuple[int, tuple[str, str], str], Lane] = {}
+    lanes: dict[tuple[int, Hardware, str], Lane] = {}
     placed: list[tuple[_Entry, Asked, _Question]] = []
     for question in history.questions:
         placed += [(entry, asked, question) for entry, asked in question.entries]
@@ -462,12 +459,12 @@ def _append(lane: Lane, point: Point, asked: Asked) -> None:
     lane.asked.append(asked)
 
 
-def _say_breaks(lanes: Sequence[tuple[tuple[int, tuple[str, str], str], Lane]]) -> None:
+def _say_breaks(lanes: Sequence[tuple[tuple[int, Hardware, str], Lane]]) -> None:
     """Give each lane the words that say how it differs from the one that began before it."""
     in_order = sorted(lanes, key=lambda each: each[1].points[0].place)
     for (old_name, old), (new_name, new) in pairwise(in_order):
         words = list(differences(old.cell, new.first_cell))[:_MAX_WORDS] if old_name[0] != new_name[0] else []
-        if (old.machine, old.device) != (new.machine, new.device):
+        if old.hardware != new.hardware:
             words.append(f"other machine: {new.machine}, {new.device}")
         if old.protocol != new.protocol:
             words.append(f"protocol {old.protocol} against {new.protocol}")
