@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bench import registry
 from bench.differences import SOURCE, Changed, Renames, all_methods, changed, differences, methods_by_part
-from bench.report.hardware import Hardware, names_of
+from bench.report.comparison.hardware import Hardware, names_of
 from bench.store.latest import newest
 from bench.types import Cell, CellResult, TrainRef
 

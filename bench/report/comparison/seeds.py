@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from bench.equivalence import Joint, joint, student_quantile
 from bench.keys import Keys, Once
+from bench.report.comparison.hardware import Hardware
 from bench.report.comparison.pairing import Pair
-from bench.report.hardware import Hardware
 from bench.stats import ALPHA
 from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef, listed, threat_text
 
@@ -279,9 +279,8 @@ class Sides:
             used |= {Hardware.of(p.old), Hardware.of(p.new)}
         return {self.machines[each] for each in there - used}
 
-
     def one_sided(self, pairs: Iterable[Pair]) -> list[str]:
-        """Return a note where a machine measured a cell of the pairs and is in none of them: the other side lacks it."""
+        """Return a note where a machine measured a cell of the pairs and is in none of them."""
         used: dict[tuple[str, str], set[Hardware]] = defaultdict(set)
         for p in pairs:
             used[p.old.key, p.new.key] |= {Hardware.of(p.old), Hardware.of(p.new)}

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from bench.differences import changed, differences, methods_by_part
 from bench.keys import Keys
 from bench.outcomes import Outcomes
+from bench.report.comparison.hardware import Hardware, names_of
 from bench.report.comparison.pairing import Renamed, pair
-from bench.report.hardware import Hardware, names_of
 from bench.report.timeline.places import Measured, Origin
 from bench.store.latest import protocol
 from bench.store.runs import Run
