@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from bench.cli import command, options
@@ -43,10 +44,14 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         board = build(merged.ranked, (), view)
     for each in (*found.left_out, *merged.remarks):
         print(visible(f"left out: {each.file}: {each.why}"), file=sys.stderr)
-    for each in merged.unreplaced:
+    for each in (*merged.unreplaced, *merged.like_withdrawn):
         print(visible(f"note: {each.file} {each.why}"), file=sys.stderr)
     for who, folders in merge.under_one_name(found.entries).items():
         print(visible(f"note: {', '.join(folders)} are of one name, {who}, and count as one person"), file=sys.stderr)
+    unreported = sum(entry.is_unreported for entry in found.entries)
+    if args.verified is not None and unreported:
+        of = f"{unreported:,} of {len(found.entries):,} results: verify {args.submissions} --out {args.verified}"
+        print(visible(f"note: {args.verified} has no report by this version on {of} makes them"), file=sys.stderr)
     code = 3 if found.left_out else 0
     if file_format is None:
         _print(board, people)
@@ -66,7 +71,7 @@ def verify(args: argparse.Namespace) -> int:
     Raises:
         UsageError: the options do not go together, or the folder cannot be used as a whole.
     """
-    from bench.report.submissions.verify import Checker
+    from bench.report.submissions.verify import Checker, no_longer_withdrawn
 
     if args.out is None:
         raise UsageError(f"{args.receipt[0]} is a folder of submissions: give --out DIR for the reports")
@@ -76,7 +81,8 @@ def verify(args: argparse.Namespace) -> int:
         args.receipt[0], args.out, command.version(), options.data_folder(args), args.device, args.control.check_run
     )
     is_refused = False
-    for line in checker.lines(args.only):
+    gone = no_longer_withdrawn(args.receipt[0], args.withdrawn) if args.withdrawn else ()
+    for line in chain(gone, checker.lines(args.only)):
         is_refused = is_refused or line.is_refused
         print(visible(f"{'refused' if line.is_refused else 'holds'}  {line.file}: {line.words}"), flush=True)
     return 1 if is_refused else 0

@@ -61,6 +61,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="of submissions: only that one; may be repeated"
     )
+    parser.add_argument(
+        "--withdrawn",
+        type=options.path,
+        metavar="FILE",
+        help="of submissions: an earlier withdrawn.toml, of which every entry must still be there",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -68,8 +74,8 @@ def main(args: argparse.Namespace) -> int:
         if len(args.receipt) > 1:
             raise UsageError("a folder of submissions is verified alone; give files, or one folder")
         return submissions.verify(args)
-    if args.only:
-        raise UsageError("--only goes with a folder of submissions")
+    if args.only or args.withdrawn:
+        raise UsageError(f"--{'only' if args.only else 'withdrawn'} goes with a folder of submissions")
     if args.sample is not None and args.sample < 1:
         raise UsageError(f"--sample {args.sample}: a number of images, 1 or more, is needed")
     if args.sample is not None and not args.weights:

@@ -166,7 +166,8 @@ def test_a_pull_request_that_changes_anything_else_fails_before_it_is_read(leade
     (leaderboard.submissions / "ada" / "a.json").write_text("", "utf-8")
     leaderboard.commit()
     code, log = leaderboard.pull_request(change)
-    assert code == 1 and log.startswith("::error::") and why in log and log.count("\n::") == log.count("\n::error::")
+    assert code == 1 and log.startswith("::error::") and why in log
+    assert all(line.startswith(("::error::", "::warning::")) for line in log.splitlines() if line.startswith("::"))
 
 
 def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_the_second_is_warned_of(leaderboard):
@@ -183,6 +184,34 @@ def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_the_second_is
     code, log = leaderboard.pull_request(change)
     assert code == 0, log
     assert log.startswith("::warning::submissions/ada/submission.toml is changed") and log.count("::warning::") == 1
+
+
+@pytest.mark.parametrize("quote", ["'''", '"""'])
+def test_a_withdrawal_is_not_undone_by_lines_that_are_added(leaderboard, quote):
+    (leaderboard.submissions / "ada").mkdir()
+    (leaderboard.submissions / "ada" / "run.json").write_text(serialise(story()), "utf-8")
+    withdrawn = leaderboard.submissions / "withdrawn.toml"
+    before = withdrawn.read_text("utf-8")
+    old = f"[[withdrawn]]\nsha256 = '{'1' * 64}'\nreason = 'a mistake'\ndate = 2026-11-28\n"
+    withdrawn.write_text(before + old, "utf-8")
+    leaderboard.commit()
+    new = f"[[withdrawn]]\nsha256 = '{'2' * 64}'\ndate = 2026-11-28\nreason = {quote}\n"
+    code, log = leaderboard.pull_request(lambda _: withdrawn.write_text(f"{before}{new}{old}{quote}\n", "utf-8"))
+    assert code == 2 and "reason of entry 1 of withdrawn: it has more than one line" in log, log
+
+
+def test_a_result_in_a_submission_that_is_there_is_warned_of(leaderboard):
+    def add(name):
+        def change(submissions):
+            (submissions / "ada").mkdir(exist_ok=True)
+            (submissions / "ada" / f"{name}.json").write_text(serialise(story()), "utf-8")
+
+        return change
+
+    assert "::warning::" not in leaderboard.pull_request(add("first"))[1]
+    leaderboard.merge()
+    code, log = leaderboard.pull_request(add("second"))
+    assert code == 0 and log.startswith("::warning::submissions/ada/second.json is added to a submission that is there")
 
 
 def test_no_job_that_reads_pull_requests_may_write_or_knows_a_secret(leaderboard):

@@ -147,6 +147,118 @@ def test_a_copied_file_counts_once(tmp_path):
     assert [each.file for each in both.remarks] == ["z/run.json"]
 
 
+@pytest.mark.parametrize("name", ["ada", "other"])
+def test_what_is_known_better_is_not_displaced_by_what_is_later(submissions, tmp_path, name):
+    root, out = tmp_path / "submissions", tmp_path / "verified"
+    shutil.copytree(submissions / "ada", root / "ada")
+    (root / "other").mkdir()
+    (honest,) = read.read(root, None, command.version()).entries
+    (root / "other" / "submission.toml").write_text(f'who = "ADA"\nreplaces = "{honest.sha256}"\n', encoding="utf-8")
+
+    def all_right(arrays):
+        arrays["predictions_adversarial"][:] = arrays["predictions_clean"][:] = arrays["labels"]
+
+    def later(claims):
+        claims["result"]["provenance"]["finished"] = soon
+        # So that the weights beside it are not its own, and nothing refutes it.
+        claims["trained"], claims["halved"] = dict.fromkeys(claims["trained"], "0" * 64), {}
+        with_outcomes(claims, right, right)
+
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    right = np.ones(honest.result.cell.data.n, dtype=bool)
+    forged(root / "ada" / "fgsm.receipt", root / name / "zz.receipt", claims=later, arrays=all_right)
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(out)]) == (name == "ada")
+    both = merge.merged(read.read(root, out, command.version()))
+    (ranked,) = both.ranked
+    assert ranked.metrics.accuracy_under_attack == honest.result.metrics.accuracy_under_attack < 1
+    assert [entry.file for entry in both.sources[ranked.key]] == ["ada/fgsm.receipt"] and not both.superseded
+    assert [each.entry.file for each in both.differing] == [f"{name}/zz.receipt"]
+    why = "would replace ada/fgsm.receipt, of which more is known: not done"
+    assert both.unreplaced == ([("other/zz.receipt", why)] if name == "other" else [])
+
+
+def test_of_two_results_of_one_moment_the_one_that_was_merged_first_counts(tmp_path):
+    root = tmp_path / "repository" / "submissions"
+    root.mkdir(parents=True)
+    committed(root.parent, "init", "--quiet", "--initial-branch=main")
+    # First by name, and of each pair some hash of a file is the larger one.
+    for name, seconds in (("zoe", 0.002), ("ada", 0.003), ("mia", 0.004)):
+        submit(root, name, attacked(WEAK if name == "zoe" else STRONG, seconds=seconds), who="Zoe")
+        committed(root, "add", "--all")
+        committed(root, "commit", "--quiet", "--message", name)
+    _, both = merged(root)
+    assert [entry.file for entry in both.sources[attacked().key]] == ["zoe/run.json"]
+    assert {each.entry.file for each in both.superseded} == {"ada/run.json", "mia/run.json"}
+
+
+def test_who_withdraws_a_copy_does_not_withdraw_the_original(tmp_path):
+    root = tmp_path / "repository" / "submissions"
+    root.mkdir(parents=True)
+    committed(root.parent, "init", "--quiet", "--initial-branch=main")
+    for name, more in (("zoe", {}), ("ada", {"status": "done", "device": "cpu: other"})):
+        sha256 = submit(root, name, attacked(**more), who=name)
+        committed(root, "add", "--all")
+        committed(root, "commit", "--quiet", "--message", name)
+    withdraw(root, sha256)
+    _, both = merged(root)
+    assert [each.entry.file for each in both.withdrawn] == ["ada/run.json"]
+    assert who(both) == {attacked().key: ["zoe"]}
+
+
+def test_a_result_like_one_that_was_withdrawn_counts_and_is_named(tmp_path, capsys):
+    sha256 = submit(tmp_path, "a", attacked(seconds=0.002), who="Ada")
+    submit(tmp_path, "b", attacked(seconds=0.0020000002), who="Bob")
+    withdraw(tmp_path, sha256)
+    found, both = merged(tmp_path)
+    assert who(both) == {attacked().key: ["Bob"]}
+    page = render.as_markdown(build(both.ranked), render.contributions(found, both))
+    why = (
+        "b/run.json: has the outcomes of a/run.json, which was withdrawn, and counts: if it is a copy, withdraw it too"
+    )
+    assert f"- {why}" in page
+    assert main(["leaderboard", "--submissions", str(tmp_path)]) == 0
+    assert "note: b/run.json has the outcomes of a/run.json" in capsys.readouterr().err
+
+
+def test_what_is_superseded_says_what_the_table_shows(tmp_path):
+    submit(tmp_path, "a1", attacked(WEAK, finished="2026-11-20T10:00:00+00:00"), who="Ada")
+    submit(tmp_path, "a2", attacked(CLEAN, finished="2026-11-21T10:00:00+00:00"), who="Ada")
+    submit(tmp_path, "b", attacked(STRONG, seconds=0.003), who="Bob")
+    found, both = merged(tmp_path)
+    page = render.as_markdown(build(both.ranked), render.contributions(found, both))
+    (line,) = [line for line in page.splitlines() if "now 90.0 % of 2026-11-21" in line]
+    assert line.endswith("in the tables 30.0 % by Bob (run file: outcomes only)")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Аda Lovelace", "\\u0410da Lovelace"),
+        ("Adα", "Ad\\u03b1"),
+        ("Ада Ada", "Ада Ada"),
+        ("Zoë 山田 Müller-Lyer", "Zoë 山田 Müller-Lyer"),
+    ],
+)
+def test_a_letter_that_looks_like_another_is_told_from_it(tmp_path, name, shown):
+    submit(tmp_path, "a", attacked(), who=name)
+    assert [entry.who for entry in merged(tmp_path)[0].entries] == [shown]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_folder_of_reports_that_is_not_there_is_an_error(tmp_path, capsys, kind):
+    submit(tmp_path / "s", "a", attacked(), who="Ada")
+    verified = tmp_path / "verified"
+    if kind == "file":
+        verified.write_text("", encoding="utf-8")
+    assert main(["leaderboard", "--submissions", str(tmp_path / "s"), "--verified", str(verified)]) == 2
+    error = capsys.readouterr().err
+    assert f"error: --verified {verified}: no such folder; verify {tmp_path / 's'} --out {verified} makes it" in error
+    if kind == "missing":
+        # Also where there is no receipt to report on.
+        assert main(["verify", str(tmp_path / "s"), "--out", str(verified)]) == 0
+        assert main(["leaderboard", "--submissions", str(tmp_path / "s"), "--verified", str(verified)]) == 0
+
+
 def committed(root, *arguments, date="2026-11-28T00:00:00"):
     settings = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
     environment = {**os.environ, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
@@ -173,7 +285,8 @@ def test_of_a_copied_file_the_one_that_was_merged_first_counts(tmp_path):
     committed(root, "checkout", "--quiet", "main")
     committed(root, "merge", "--quiet", "--no-ff", "--no-edit", "theirs")
     found, both = merged(root)
-    assert found.arrivals["zoe/run.json"] < found.arrivals["ada/run.json"]
+    arrival = {entry.file: entry.arrival for entry in found.entries}
+    assert arrival["zoe/run.json"] < arrival["ada/run.json"]
     assert who(both) == {attacked().key: ["Zoe"]} and [each.file for each in both.remarks] == ["ada/run.json"]
     # What is in no commit came later than what is.
     shutil.rmtree(root / "ada")
@@ -260,6 +373,7 @@ def test_links_and_files_that_are_none_are_not_read(tmp_path):
         ("who = 3", "^who: a text in quotes is needed$"),
         ('who = "' + "x" * 81 + '"', "^who: it has more than 80 characters$"),
         ('who = "  "', "it is empty"),
+        ("who = '''\nAda\nBob'''", "^who: it has more than one line$"),
         ('owner = "x"', "^there is no key 'owner'; there are who, link, paper, weights, replaces$"),
         ('weights = "../net.safetensors"', "is no file NAME.safetensors in the folder"),
         ("weights = 3", "^weights: a list is needed$"),
@@ -305,7 +419,15 @@ def test_an_address_stays_as_it_was_given():
     assert https(address) == address
 
 
-@pytest.mark.parametrize("text", ["withdrawn = 3", '[[withdrawn]]\nsha256 = "x"', "[[withdrawn"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "withdrawn = 3",
+        '[[withdrawn]]\nsha256 = "x"',
+        "[[withdrawn",
+        f"[[withdrawn]]\nsha256 = '{'0' * 64}'\nreason = '''a\nb'''\ndate = 2026-11-28\n",
+    ],
+)
 def test_without_knowing_what_was_withdrawn_nothing_is_shown(tmp_path, text):
     submit(tmp_path, "a", attacked())
     (tmp_path / "withdrawn.toml").write_text(text, encoding="utf-8")
@@ -313,6 +435,22 @@ def test_without_knowing_what_was_withdrawn_nothing_is_shown(tmp_path, text):
         withdrawals(tmp_path / "withdrawn.toml")
     with pytest.raises(UsageError, match="withdrawn.toml: "):
         merged(tmp_path)
+
+
+def test_what_was_withdrawn_before_must_still_be(tmp_path, capsys):
+    root, before, verify = tmp_path / "s", tmp_path / "before.toml", ["verify", str(tmp_path / "s")]
+    verify += ["--out", str(tmp_path / "verified"), "--withdrawn", str(before)]
+    sha256 = submit(root, "a", attacked(), who="Ada")
+    assert main(verify) == 2 and f"--withdrawn {before}: no such file" in capsys.readouterr().err
+    withdraw(root, sha256)
+    shutil.copy(root / "withdrawn.toml", before)
+    assert main(verify) == 0
+    withdraw(root, sha256, reason="none")
+    assert main(verify) == 1
+    assert f"refused  withdrawn.toml: SHA-256 {sha256} (2026-11-28: a mistake) was withdrawn" in capsys.readouterr().out
+    (root / "withdrawn.toml").write_text("# none\n", encoding="utf-8")
+    assert main(verify) == 1
+    assert main(["verify", str(before), "--withdrawn", str(before)]) == 2
 
 
 @pytest.mark.parametrize(("days", "is_refused"), [(-400, False), (0, False), (1, False), (2, True), (40_000, True)])
@@ -553,4 +691,8 @@ def test_reports_never_lie_among_the_submissions(submissions, inside, capsys):
         ["verify", str(submissions), "--out"],
     ):
         assert main([*words, str(submissions / inside)]) == 2
-        assert "could add reports" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert (
+            f"error: {words[-1] if words[0] == 'leaderboard' else '--out'} {submissions / inside} lies within" in error
+        )
+        assert "could add reports" in error

@@ -39,6 +39,9 @@ class Unusable(ValueError):
 
 
 def _line(text: str) -> str:
+    if len(text.splitlines()) > 1:
+        # A text of several lines could take in what stands below it.
+        raise ValueError("it has more than one line")
     text = " ".join(text.split())
     if not text:
         raise ValueError("it is empty")

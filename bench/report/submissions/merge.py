@@ -1,7 +1,7 @@
 """Which of many people's results counts: withdrawn, replaced and copied ones do not, and differing ones are said.
 
-Nothing here depends on the order of files. Of two that differ the one that is known better counts, then the less
-flattering one, so that nobody gains by a claim that nobody can check.
+Of two that differ the one that is known better counts, then the less flattering one, so that nobody gains by a claim
+that nobody can check. That goes before all that people say of themselves, such as that a result is newer and theirs.
 """
 
 from __future__ import annotations
@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from math import inf
 from typing import NamedTuple
 
 from bench.keys import Keys
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
-from bench.report.submissions.read import Entry, LeftOut, Submissions, order, person
+from bench.report.submissions.read import STATES, Entry, LeftOut, Submissions, order, person
 from bench.types import CellResult, ModelRef, WeightsRef
 
 #: The flag of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
 DIFFERS = "measured-differently"
 CLEAN_DIFFERS = "clean-measured-differently"
+#: What is to be done about a result that is like one that was withdrawn.
+_ASK = "if it is a copy, withdraw it too"
 
 
 class Superseded(NamedTuple):
-    """A result that another of the same person took the place of."""
+    """A result that another of the same person took the place of, and the one that tables show of that cell."""
 
     entry: Entry
     by: Entry
+    shown: Entry | None = None
 
 
 class Differing(NamedTuple):
@@ -55,7 +57,8 @@ class Merged(NamedTuple):
         superseded: earlier results of the same person.
         withdrawn: what was taken back.
         remarks: results that are not used, and why.
-        unreplaced: files that say they replace what is somebody else's, which is not done.
+        unreplaced: files that say they replace what is somebody else's or known better, which is not done.
+        like_withdrawn: results with the outcomes of one that was withdrawn, which count.
     """
 
     ranked: list[CellResult]
@@ -65,6 +68,7 @@ class Merged(NamedTuple):
     withdrawn: list[Taken]
     remarks: list[LeftOut]
     unreplaced: list[LeftOut]
+    like_withdrawn: list[LeftOut]
 
 
 def merged(submissions: Submissions) -> Merged:
@@ -72,13 +76,16 @@ def merged(submissions: Submissions) -> Merged:
     remarks: list[LeftOut] = []
     unreplaced: list[LeftOut] = []
     entries, taken = _withdrawn(submissions)
-    entries = _measured_once(entries, submissions.arrivals, remarks)
+    like_withdrawn = _like_withdrawn(entries, taken)
+    entries = _measured_once(entries, remarks)
     entries, superseded = _replaced(entries, unreplaced)
     entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)
     differing: list[Differing] = []
     ranked: list[CellResult] = []
     sources: dict[str, tuple[Entry, ...]] = {}
+    shown: dict[str, Entry] = {}
+    keys = Keys()
     for own, earlier in _by_question(entries):
         differing += (Differing(entry, None, "measured by an earlier protocol") for entry in earlier)
         candidates = [entry for entry in own if groups.is_ranked(entry)]
@@ -93,8 +100,12 @@ def merged(submissions: Submissions) -> Merged:
         if others:
             result = result.model_copy(update={"flags": tuple(sorted({*result.flags, *_marks(first, others)}))})
         ranked.append(result)
+        shown[keys.comparison_key(result.cell)] = first
         sources[result.key] = tuple(sorted(agreeing, key=lambda entry: (entry is not first, order(entry))))
-    return Merged(_with_one_name(ranked), sources, differing, superseded + older, taken, remarks, unreplaced)
+    all_older = [
+        each._replace(shown=shown.get(keys.comparison_key(each.by.result.cell))) for each in superseded + older
+    ]
+    return Merged(_with_one_name(ranked), sources, differing, all_older, taken, remarks, unreplaced, like_withdrawn)
 
 
 def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
@@ -144,25 +155,33 @@ def _marks(first: Entry, others: Iterable[Entry]) -> set[str]:
 def _measurement(entry: Entry) -> tuple[object, ...]:
     """Return what no two measurements have in common: seconds are never the same to the last digit.
 
-    Where no seconds are stated, it is the moment.
+    Where no seconds are stated, it is the moment. A copy whose seconds were altered cannot be told from a second
+    measurement, which has the same answers on hardware of one kind.
     """
     cost = entry.finished if entry.result.cost is None else entry.result.cost.model_dump_json()
     return entry.result.key, cost, *_outcomes(entry)
 
 
 def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
-    """Return what is left, and what was taken back: a copy of such a result, under any name, is taken back as well."""
+    """Return what is left, and what was taken back: a copy of such a result, under any name, is taken back as well.
+
+    What was merged before it is no copy of it: else whoever withdraws a copy of theirs would withdraw the original.
+    """
     by_sha = {each.sha256: each for each in submissions.withdrawals}
-    copied = {
-        _measurement(entry): withdrawal
-        for entry in submissions.entries
-        if (withdrawal := by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)) is not None
-    }
+    copied: dict[tuple[object, ...], tuple[float, Withdrawal]] = {}
+    for entry in submissions.entries:
+        if (withdrawal := by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)) is not None:
+            known = copied.get(_measurement(entry))
+            if known is None or entry.arrival < known[0]:
+                copied[_measurement(entry)] = (entry.arrival, withdrawal)
     kept: list[Entry] = []
     taken: list[Taken] = []
     found: set[str] = set()
     for entry in submissions.entries:
-        withdrawal = by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256) or copied.get(_measurement(entry))
+        withdrawal = by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)
+        first = copied.get(_measurement(entry))
+        if withdrawal is None and first is not None and first[0] <= entry.arrival:
+            withdrawal = first[1]
         if withdrawal is None:
             kept.append(entry)
         else:
@@ -173,7 +192,20 @@ def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
     return kept, taken
 
 
-def _measured_once(entries: Iterable[Entry], arrivals: Mapping[str, int], remarks: list[LeftOut]) -> list[Entry]:
+def _like_withdrawn(entries: Iterable[Entry], taken: Iterable[Taken]) -> list[LeftOut]:
+    """Return which results have the outcomes of one that was withdrawn: copies of it with other seconds, or not."""
+    by_outcomes = {
+        (each.entry.result.key, *_outcomes(each.entry)): each.entry for each in taken if each.entry is not None
+    }
+    alike = ((entry, by_outcomes.get((entry.result.key, *_outcomes(entry)))) for entry in entries)
+    return [
+        LeftOut(entry.file, f"has the outcomes of {other.file}, which was withdrawn, and counts: {_ASK}")
+        for entry, other in alike
+        if other is not None and entry.result.status == "done"
+    ]
+
+
+def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
     """Return entries of which no two people have the same measurement: one of them copied the other's file.
 
     It is theirs whose file came into the branch first, for a copy can be made to say anything, and weights be copied
@@ -184,7 +216,7 @@ def _measured_once(entries: Iterable[Entry], arrivals: Mapping[str, int], remark
         by_measurement[_measurement(entry)].append(entry)
     kept: list[Entry] = []
     for own in by_measurement.values():
-        first = min(own, key=lambda entry: (arrivals.get(entry.file, inf), not entry.said.weights, entry.file))
+        first = min(own, key=lambda entry: (entry.arrival, not entry.said.weights, entry.file))
         for entry in own:
             if person(entry.who) == person(first.who):
                 kept.append(entry)
@@ -195,7 +227,7 @@ def _measured_once(entries: Iterable[Entry], arrivals: Mapping[str, int], remark
 
 
 def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
-    """Return entries without those that another of the same person says it replaces."""
+    """Return entries without those that another of the same person says it replaces, and that is known as well."""
     replacing: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=order):
         for sha256 in entry.said.replaces:
@@ -205,39 +237,68 @@ def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Ent
     for entry in entries:
         claims = list(chain.from_iterable(replacing[sha256] for sha256 in {entry.sha256, entry.file_sha256}))
         own = [each for each in claims if person(each.who) == person(entry.who) and each.file != entry.file]
-        if own:
-            superseded.append(Superseded(entry, own[0]))
+        if as_well := [each for each in own if _is_known_as_well(each, entry)]:
+            superseded.append(Superseded(entry, min(as_well, key=order)))
             continue
         kept.append(entry)
+        if own:
+            files = ", ".join(sorted({each.file for each in own}))
+            unreplaced.append(LeftOut(files, f"would replace {entry.file}, of which more is known: not done"))
         if strangers := {each.file for each in claims if person(each.who) != person(entry.who)}:
             files = ", ".join(sorted(strangers))
             unreplaced.append(LeftOut(files, f"would replace {entry.file}, which is {entry.who}'s: not done"))
     return kept, superseded
 
 
+def _is_known_as_well(entry: Entry, other: Entry) -> bool:
+    """Say whether of an entry no less is known than of another."""
+    return STATES.index(entry.state) <= STATES.index(other.state)
+
+
 def _newest(entries: Iterable[Entry], remarks: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
-    """Return the last result of each person for each cell, and the earlier ones."""
+    """Return the last result of each person for each cell, and the earlier ones.
+
+    What is known better stays beside a later one: whose a file is, and when it was measured, is what the file says. Of
+    two of one moment the one that was merged first counts.
+    """
     keys = Keys()
     by_person: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         by_person[person(entry.who), keys.comparison_key(entry.result.cell)].append(entry)
     kept: list[Entry] = []
     older: list[Superseded] = []
-    for own in by_person.values():
-        last = max(own, key=lambda entry: (entry.result.status == "done", entry.finished, entry.sha256))
-        # A receipt and a run file may hold the same measurement: what is known best of it counts.
-        same = [entry for entry in own if _measurement(entry) == _measurement(last)]
+    for several in by_person.values():
+        own = _once(several, remarks)
+        for entry in own:
+            later = [each for each in own if _is_later(each, entry) and _is_known_as_well(each, entry)]
+            if later:
+                older.append(Superseded(entry, max(later, key=_moment)))
+            else:
+                kept.append(entry)
+    return kept, older
+
+
+def _once(own: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
+    """Return entries of one person without a second file of one measurement: what is known best of it counts."""
+    by_measurement: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    for entry in own:
+        by_measurement[_measurement(entry)].append(entry)
+    kept: list[Entry] = []
+    for same in by_measurement.values():
         best = min(same, key=order)
         kept.append(best)
-        older += (Superseded(entry, best) for entry in own if entry not in same)
-        remarks += (
-            LeftOut(
-                entry.file, f"{entry.result.names}: the same measurement as {best.file}, by the same name; counted once"
-            )
-            for entry in same
-            if _folder(entry) != _folder(best)
-        )
-    return kept, older
+        why = f"{best.result.names}: the same measurement as {best.file}, by the same name; counted once"
+        remarks += (LeftOut(entry.file, why) for entry in same if _folder(entry) != _folder(best))
+    return kept
+
+
+def _moment(entry: Entry) -> tuple[bool, str, float, str]:
+    """Return by what the results of a person for a cell are ordered: the last one counts."""
+    return entry.result.status == "done", entry.finished, -entry.arrival, entry.file
+
+
+def _is_later(entry: Entry, other: Entry) -> bool:
+    return entry is not other and _moment(entry) > _moment(other)
 
 
 def _folder(entry: Entry) -> str:

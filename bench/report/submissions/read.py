@@ -13,9 +13,10 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,6 +50,8 @@ _RUN = ".json"
 _WEIGHTS = ".safetensors"
 #: How far the clock of a machine may be ahead.
 _AHEAD = timedelta(days=1)
+#: Scripts with letters that look like those of Latin.
+_LOOK_ALIKE = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LISU"})
 
 #: Why predictions were not made again where no report says why.
 NOT_YET = "not yet"
@@ -74,6 +77,8 @@ class Entry(NamedTuple):
         state: what is known of it.
         words: the same for readers.
         trained: of a receipt, the SHA-256 of the weights by the key of their training.
+        arrival: the place of its file in the order in which the branch got them; infinite where git knows of none.
+        is_unreported: whether it is a receipt on which there is no report of this side and version.
     """
 
     result: CellResult
@@ -85,6 +90,8 @@ class Entry(NamedTuple):
     state: State
     words: str
     trained: tuple[tuple[str, str], ...] = ()
+    arrival: float = inf
+    is_unreported: bool = False
 
     @property
     def finished(self) -> str:
@@ -124,17 +131,18 @@ class Submissions(NamedTuple):
         entries: its results.
         withdrawals: what was taken back.
         left_out: the files that are not used, and why.
-        arrivals: the order in which files came into the branch, as far as git knows it, by path below the folder.
     """
 
     entries: list[Entry]
     withdrawals: tuple[Withdrawal, ...]
     left_out: list[LeftOut]
-    arrivals: Mapping[str, int] = {}
 
 
-def order(entry: Entry) -> tuple[int, bool, float, str, str]:
-    """Return what entries of one cell are ordered by: how well they are known, then the less flattering first."""
+def order(entry: Entry) -> tuple[int, bool, float, float, str, str]:
+    """Return what entries of one cell are ordered by: how well they are known, then the less flattering first.
+
+    Of equals it is the one that was merged first: all that stands in a file can be written to come out ahead.
+    """
     metrics = entry.result.metrics
     accuracy = 1.0
     if metrics is not None:
@@ -142,7 +150,7 @@ def order(entry: Entry) -> tuple[int, bool, float, str, str]:
             metrics.accuracy_under_attack if metrics.accuracy_under_attack is not None else metrics.clean_accuracy
         )
     is_failed = entry.result.status == "failed"
-    return STATES.index(entry.state), is_failed, accuracy, entry.finished, entry.file
+    return STATES.index(entry.state), is_failed, accuracy, entry.arrival, entry.finished, entry.file
 
 
 def read(root: Path, verified: Path | None, version: str, data_folder: Path | None = None) -> Submissions:
@@ -155,11 +163,14 @@ def read(root: Path, verified: Path | None, version: str, data_folder: Path | No
         data_folder: where to look for image sets first.
 
     Raises:
-        UsageError: there is no such folder, ``withdrawn.toml`` is damaged, reports lie where they could be forged, or
-            there is more than is read.
+        UsageError: there is no such folder, ``withdrawn.toml`` is damaged, reports lie where they could be forged or
+            their folder is not there, or there is more than is read.
     """
     if verified is not None:
-        reports.require_apart(root, verified)
+        reports.require_apart(root, verified, "--verified")
+        if not verified.is_dir():
+            # Without it what was refuted would come back.
+            raise UsageError(f"--verified {verified}: no such folder; verify {root} --out {verified} makes it")
     withdrawals = withdrawn(root)
     left_out: list[LeftOut] = []
     entries: list[Entry] = []
@@ -177,7 +188,9 @@ def read(root: Path, verified: Path | None, version: str, data_folder: Path | No
                 left_out.append(refused(root, path, error))
         if len(entries) > MOST_RESULTS:
             raise UsageError(f"{root} holds more than {MOST_RESULTS:,} results")
-    return Submissions(entries, withdrawals, sorted(left_out), arrivals(root))
+    places = arrivals(root)
+    entries = [entry._replace(arrival=places.get(entry.file, inf)) for entry in entries]
+    return Submissions(entries, withdrawals, sorted(left_out))
 
 
 def withdrawn(root: Path) -> tuple[Withdrawal, ...]:
@@ -297,7 +310,7 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         raise UsageError(f"{path}: it does not hold: {shown.refuted}")
     return Entry(
         receipt.result,
-        folder.said.who or receipt.by or folder.name,
+        distinct(folder.said.who or receipt.by or folder.name),
         folder.said,
         path.relative_to(root).as_posix(),
         receipt.sha256,
@@ -305,6 +318,7 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         "repeated" if shown.is_repeated else "consistent",
         _words(receipt, folder, shown),
         tuple(sorted(receipt.claims.trained.items())),
+        is_unreported=shown.unrepeated == NOT_YET,
     )
 
 
@@ -350,6 +364,24 @@ def person(who: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", who).casefold().split())
 
 
+def distinct(who: str) -> str:
+    r"""Return a name with an escape such as ``\u0410`` for letters that look like those of Latin within a word of it.
+
+    So no name is shown as another one for a letter of Cyrillic or Greek. A word without letters of Latin stays.
+    """
+    return "".join(_distinct_word(word) for word in re.split(r"(\W+)", who))
+
+
+def _distinct_word(word: str) -> str:
+    scripts = [unicodedata.name(letter, "").partition(" ")[0] for letter in word]
+    if "LATIN" not in scripts:
+        return word
+    return "".join(
+        f"\\u{ord(letter):04x}" if script in _LOOK_ALIKE else letter
+        for letter, script in zip(word, scripts, strict=True)
+    )
+
+
 def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
     """Return the results of a run file.
 
@@ -368,7 +400,7 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
         for why in chain(misnamed(result), impossible(result)):
             raise UsageError(f"{path}: {result.names}: {why}")
     sha256 = hashlib.sha256(data).hexdigest()
-    who = folder.said.who or folder.name
+    who = distinct(folder.said.who or folder.name)
     file = path.relative_to(root).as_posix()
     return [
         Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", _words_of_run(each)) for each in results

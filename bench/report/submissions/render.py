@@ -10,7 +10,7 @@ from bench.report.leaderboard.tables import Board
 from bench.report.render import export, html
 from bench.report.render.markdown import escape_markdown, grid, markdown
 from bench.report.render.people import Contributions, Item, Listed, Person, Source, names
-from bench.report.submissions.merge import Differing, Merged, under_one_name
+from bench.report.submissions.merge import Differing, Merged, Superseded, under_one_name
 from bench.report.submissions.read import Entry, Submissions, person
 
 _HEADS = ("defense", "attacker", "attacks", "measured by", "when", "known", "submissions")
@@ -66,18 +66,14 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
         "Superseded",
         "Earlier results of the same people.",
         tuple(
-            Item(
-                f"{_named(each.entry)}, {_accuracy(each.entry)}",
-                each.entry.who,
-                f"of {each.entry.finished[:10]}; now {_accuracy(each.by)} of {each.by.finished[:10]}, {each.by.file}",
-            )
+            Item(f"{_named(each.entry)}, {_accuracy(each.entry)}", each.entry.who, _later(each))
             for each in merged.superseded
         ),
     )
     yield Listed(
         "One name",
-        "Folders under one name count as those of one person: newer results of one take the place of the other's. A "
-        "name is what people write; whoever merges looks that all are theirs.",
+        "Folders under one name count as those of one person: newer results of one take the place of the other's, if "
+        "as much is known of them. A name is what people write; whoever merges looks that all are theirs.",
         tuple(
             Item(", ".join(folders), who, f"{len(folders):,} folders under one name, counted as one person")
             for who, folders in under_one_name(submissions.entries).items()
@@ -85,8 +81,14 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
     yield Listed(
         "Not replaced",
-        "What a submission says that it replaces, and is somebody else's. Results of both are used.",
+        "What a submission says that it replaces, and is somebody else's or known better. Results of both are used.",
         tuple(Item(file, "", why) for file, why in merged.unreplaced),
+    )
+    yield Listed(
+        "Like what was withdrawn",
+        "Results with the outcomes of one that was withdrawn. A copy whose seconds were altered cannot be told from a "
+        "second measurement, so whoever keeps this leaderboard has to withdraw it as well, or not.",
+        tuple(Item(file, "", why) for file, why in merged.like_withdrawn),
     )
     yield Listed(
         "Left out",
@@ -99,6 +101,17 @@ def _differing(differing: Differing) -> Item:
     entry, ranked = differing.entry, differing.ranked
     beside = "" if ranked is None else f"; in the tables {_accuracy(ranked)} by {ranked.who} ({ranked.words})"
     return Item(f"{_named(entry)}, {_accuracy(entry)}", entry.who, f"{differing.why}{beside}; this one: {entry.words}")
+
+
+def _later(superseded: Superseded) -> str:
+    """Return what took the place of a result, and what the tables show of that cell where it is something else."""
+    entry, by, shown = superseded
+    words = f"of {entry.finished[:10]}; now {_accuracy(by)} of {by.finished[:10]}, {by.file}"
+    if shown is by:
+        return words
+    if shown is None:
+        return f"{words}, which is not in the tables"
+    return f"{words}; in the tables {_accuracy(shown)} by {shown.who} ({shown.words})"
 
 
 def _named(entry: Entry) -> str:

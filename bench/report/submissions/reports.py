@@ -105,11 +105,11 @@ def _line(text: object) -> str:
     return visible(re.sub(r"\s+", " ", str(text)))[:_LONGEST_LINE]
 
 
-def require_apart(submissions: Path, verified: Path) -> None:
-    """Raises UsageError: reports would lie where submitters may write, and could be forged."""
+def require_apart(submissions: Path, verified: Path, option: str) -> None:
+    """Raises UsageError: reports would lie where submitters may write, and could be forged; ``option`` named them."""
     inside, outside = verified.resolve(), submissions.resolve()
     if inside == outside or outside in inside.parents:
         raise UsageError(
-            f"--verified {verified} lies within the submissions {submissions}: whoever may add a submission could add "
-            "reports; choose a folder that only you write to"
+            f"{option} {verified} lies within {submissions}: whoever may add a submission could add reports; choose a "
+            "folder that only you write to"
         )

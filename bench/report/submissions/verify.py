@@ -11,7 +11,7 @@ from bench.report.receipts.check import checked
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
-from bench.report.submissions import reports
+from bench.report.submissions import form, reports
 from bench.report.submissions.read import (
     MOST_BYTES,
     Folder,
@@ -35,6 +35,27 @@ class Line(NamedTuple):
     file: str
     words: str
     is_refused: bool = False
+
+
+def no_longer_withdrawn(root: Path, before: Path) -> Iterator[Line]:
+    """Yield a line on each withdrawal of an earlier ``withdrawn.toml`` that that of the submissions does not have.
+
+    Lines are not enough to tell: one that is added may take in those below it.
+
+    Raises:
+        UsageError: either file cannot be read, or the earlier one is not there.
+    """
+    if not before.exists():
+        raise UsageError(f"--withdrawn {before}: no such file")
+    try:
+        earlier = form.withdrawals(before)
+    except form.Unusable as error:
+        raise UsageError(f"--withdrawn {before}: {error}") from None
+    now = frozenset(withdrawn(root))
+    for each in earlier:
+        if each not in now:
+            words = f"SHA-256 {each.sha256} ({each.date}: {each.reason}) was withdrawn, and that is gone or changed"
+            yield Line(form.WITHDRAWN, words, is_refused=True)
 
 
 class Checker(NamedTuple):
@@ -63,13 +84,18 @@ class Checker(NamedTuple):
             UsageError: there is no such folder or submission, ``withdrawn.toml`` is damaged, there is more than is
                 read, or the reports would lie where they could be forged.
         """
-        reports.require_apart(self.root, self.out)
+        reports.require_apart(self.root, self.out, "--out")
         withdrawn(self.root)
         left_out: list[LeftOut] = []
         there = list(folders(self.root, left_out))
         known = {folder.name for folder in there} | {each.file.partition("/")[0] for each in left_out}
         if unknown := [name for name in names if name not in known]:
             raise UsageError(f"{self.root} has no submission {unknown[0]}")
+        # Also where no receipt gets a report, so that a folder that is not there is a slip.
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {self.out}: no folder for reports: {error.strerror}") from None
         for each in left_out:
             if not names or each.file.partition("/")[0] in names:
                 yield Line(*each, is_refused=True)

@@ -86,12 +86,16 @@ def _training(entry: Entry) -> str | None:
 
 
 def _best(members: Mapping[str, list[Entry]]) -> str:
-    """Return which weights count: those with the most repeated results, then receipts, people and cells."""
+    """Return which weights count: those with the most repeated results, then receipts, people and cells.
 
-    def weight(fingerprint: str) -> tuple[int, int, int, int, str]:
+    Of equals it is those that were merged first, for a hash can be sought.
+    """
+
+    def weight(fingerprint: str) -> tuple[int, int, int, int, float, str]:
         states = [entry.state for entry in members[fingerprint]]
         receipts = len(states) - states.count("outcomes only")
         people = {person(entry.who) for entry in members[fingerprint]}
-        return states.count("repeated"), receipts, len(people), len(states), fingerprint
+        first = min(entry.arrival for entry in members[fingerprint])
+        return states.count("repeated"), receipts, len(people), len(states), -first, fingerprint
 
     return max(members, key=weight)
