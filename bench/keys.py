@@ -255,7 +255,7 @@ def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) ->
 # In the order of canonical JSON. The preceding keys are written out where these are used.
 _ATTACK_FIELDS = sorted(AttackRef.model_fields.keys() - {"after"})
 #: Those that are left out where they have their default, with it.
-_OPTIONAL = {"craft_precision": "float32", "max_passes": None, "target": None}
+_OPTIONAL = {"craft_precision": "auto", "max_passes": None, "target": None}
 #: Equal to no value of a field.
 _ALWAYS = object()
 _CELL_FIELDS = sorted(Cell.model_fields.keys() - {"access", "attack"})

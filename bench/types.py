@@ -273,7 +273,7 @@ Distance = Annotated[float, Field(ge=0, le=1e6)]
 #: Targets that are chosen for each image.
 AIMS = ("least-likely", "random", "second")
 #: What the base classifier computes in where it leads an attack; success is always judged in float32.
-CraftPrecision = Literal["float32", "bf16"]
+CraftPrecision = Literal["auto", "float32", "bf16"]
 #: The class that an attack is to reach: by the logits of the attacked function, by chance, or one for all images.
 AimedAt = Literal["least-likely", "random", "second"] | Annotated[int, Field(ge=0, lt=1_000_000)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
@@ -604,7 +604,7 @@ class Earlier(Frozen):
     eot: Draws = 1
     max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
     target: AimedAt | None = Field(None, exclude_if=lambda target: target is None)
-    craft_precision: CraftPrecision = Field("float32", exclude_if=lambda precision: precision == "float32")
+    craft_precision: CraftPrecision = Field("auto", exclude_if=lambda precision: precision == "auto")
 
 
 class AttackRef(Frozen):
@@ -615,7 +615,8 @@ class AttackRef(Frozen):
     ``max_passes`` how many forwards and backwards of the base classifier together an image may take. ``after`` are the
     attacks that went before in worst-case mode: images that they broke stay as they left them. ``target`` is the
     class that a targeted attack is to reach; nothing else is a success of it. ``craft_precision`` is what the base
-    classifier computes in where a gradient leads the attack.
+    classifier computes in where a gradient leads the attack; ``auto`` leaves it to the device, and the provenance of
+    the result says what it was.
     """
 
     model: ModelRef
@@ -627,7 +628,7 @@ class AttackRef(Frozen):
     eot: Draws = 1
     max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
     target: AimedAt | None = Field(None, exclude_if=lambda target: target is None)
-    craft_precision: CraftPrecision = Field("float32", exclude_if=lambda precision: precision == "float32")
+    craft_precision: CraftPrecision = Field("auto", exclude_if=lambda precision: precision == "auto")
     # An attack on its own has the text, and so the key, that it had before there were suites.
     after: Annotated[tuple[Earlier, ...], FailFast()] = Field(
         (), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier
@@ -649,7 +650,7 @@ class AttackRef(Frozen):
 def usage(attack: Earlier | AttackRef) -> dict[str, int | str]:
     """Return how an attack is used, beyond its own parameters, in the words of a configuration."""
     given: dict[str, int | str | None] = {"max_passes": attack.max_passes, "target": attack.target}
-    given["craft_precision"] = None if attack.craft_precision == "float32" else attack.craft_precision
+    given["craft_precision"] = None if attack.craft_precision == "auto" else attack.craft_precision
     return {"eot": attack.eot, **{name: value for name, value in given.items() if value is not None}}
 
 
@@ -754,6 +755,7 @@ class Provenance(Frozen):
     Attributes:
         commit: of the repository in which it was measured: one's own, or a checkout of Crossfire.
         harness: the commit or version of Crossfire, where ``commit`` is not its own.
+        craft_precision: ``bf16`` where gradients in bfloat16 led the attack on some of the images; else empty.
     """
 
     commit: ShownWord | None
@@ -768,6 +770,7 @@ class Provenance(Frozen):
     finished: Time
     # Absent where it is empty, so that versions before it can read what they could have written.
     harness: Annotated[ShownWord, Field(exclude_if=lambda value: not value)] = ""
+    craft_precision: Annotated[Literal["", "bf16"], Field(exclude_if=lambda value: not value)] = ""
 
     @property
     def where(self) -> str:
@@ -860,6 +863,13 @@ class CellResult(Frozen):
         """Return the result of a cell that could not be measured."""
         cell = {"key": planned.key, "names": planned.names, "cell": planned.cell}
         return cls(**cell, status="failed", error=error, flags=("failed",), provenance=provenance)
+
+    @property
+    def craft_precision(self) -> Literal["float32", "bf16"] | None:
+        """What led the attack, as far as a gradient did; ``None`` of a clean cell."""
+        if self.cell.attack is None:
+            return None
+        return "bf16" if "bf16" in (self.cell.attack.craft_precision, self.provenance.craft_precision) else "float32"
 
     @property
     def clean_outcomes(self) -> Outcomes | None:

@@ -58,7 +58,6 @@ def narrowed(args: argparse.Namespace, work: Work) -> tuple[Work, Since | None]:
         [each.text for each in args.set],
         args.n,
         args.seed,
-        args.device,
         options.data_folder(args),
         args.only,
     )

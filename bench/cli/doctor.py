@@ -89,9 +89,11 @@ def main(args: argparse.Namespace) -> int:
 
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]
     print(f"devices      {', '.join(devices)}; {torch.get_num_threads()} threads")
-    units = has_units(device_named("auto", "doctor").type)
-    leads = 'in hardware: craft_precision = "auto" lets it lead attacks' if units else "emulated, slower than float32"
-    print(f"bfloat16     {leads}")
+    device = device_named("auto", "doctor").type
+    leads = "in hardware: it leads attacks on networks of convolutions"
+    if device == "cuda":
+        leads = 'in hardware: craft_precision = "bf16" lets it lead attacks'
+    print(f"bfloat16     {leads if has_units(device) else 'emulated, slower than float32'}")
     started = time.perf_counter()
     net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
     x, y = torch.rand(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)

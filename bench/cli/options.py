@@ -192,7 +192,6 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
             name=chosen.name,
             data_folder=data_folder(args),
             lenient=True,
-            device=args.device,
             **selection,
         )
     if planned.unusable:

@@ -141,17 +141,17 @@ def _print_preparations(work: Work) -> None:
 
 
 def _print_faster(work: Work, nodes: list[Node], device: str) -> None:
-    """Say that bfloat16 may lead the attacks, where that is faster and there is much to do."""
+    """Say that bfloat16 may lead the attacks, where there is much to do on a GPU; on a processor it does by itself."""
     from bench.config.expand import steps_along_gradients
     from bench.models.bf16 import has_units
     from bench.registry import entry_of
 
     attacks = [planned.cell.attack for planned in work.usable.plan.cells if planned.cell.attack is not None]
-    led = any(each.craft_precision == "float32" and steps_along_gradients(entry_of(each.attack)) for each in attacks)
+    led = any(each.craft_precision == "auto" and steps_along_gradients(entry_of(each.attack)) for each in attacks)
     seconds = sum(node.seconds or 0 for node in nodes if node.kind != "train" and not node.done)
-    if led and seconds >= _LONG and has_units(device):
+    if led and device == "cuda" and seconds >= _LONG and has_units(device):
         print(
-            f"this {device} has units for bfloat16: --set attack.craft_precision=auto lets it lead attacks, which are "
+            f"this {device} has units for bfloat16: --set attack.craft_precision=bf16 lets it lead attacks, which are "
             "then faster; float32 still judges them; columns and keys are others"
         )
 

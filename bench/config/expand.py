@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ class Attack(NamedTuple):
     source_seed: int | None = None
     #: As the configuration says it: a class may be given by its name.
     target: str | int | None = None
-    craft_precision: CraftPrecision = "float32"
+    craft_precision: CraftPrecision = "auto"
 
 
 class _Row(NamedTuple):
@@ -224,12 +224,11 @@ def _require_no_key(each: DefenseConfig) -> None:
         raise UsageError(f"key chooses among the state dicts of a weights file (weights:...); '{each.use}' has none")
 
 
-def attacks(config: Config, has_bf16: Callable[[], bool] = lambda: False) -> list[Attack]:
+def attacks(config: Config) -> list[Attack]:
     """Return the columns: every attack under each requested access, sweeps expanded.
 
     Args:
         config: the checked configuration.
-        has_bf16: says whether attacks will run where bfloat16 is fast, which ``craft_precision = "auto"`` goes by.
 
     Raises:
         UsageError: a name or value that is not allowed.
@@ -245,7 +244,7 @@ def attacks(config: Config, has_bf16: Callable[[], bool] = lambda: False) -> lis
         require_few("attacks", [(_swept(each), len(each.access) + len(_listed(each.source))) for _, each, _ in entries])
         for where, each, entry in entries:
             with located(where):
-                columns += _columns(config, each, entry, has_bf16)
+                columns += _columns(config, each, entry)
     parts = [
         (
             f"{a.label}\n{a.access}",
@@ -254,6 +253,7 @@ def attacks(config: Config, has_bf16: Callable[[], bool] = lambda: False) -> lis
                 "norm": a.threat.norm,
                 "eps": str(a.threat.eps),
                 "max_passes": a.max_passes,
+                "craft_precision": a.craft_precision,
                 "preset": preset,
                 "file": _place(a.method),
             },
@@ -274,10 +274,8 @@ class _Column(NamedTuple):
     swept: frozenset[str]
 
 
-def _columns(
-    config: Config, each: AttackConfig, entry: registry.Entry, has_bf16: Callable[[], bool]
-) -> Iterator[_Column]:
-    precision = _craft_precision(each, entry, has_bf16)
+def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Iterator[_Column]:
+    precision = _craft_precision(each, entry)
     for params, swept in sweep(_swept(each)):
         eps, target = params.pop("eps", each.eps), params.pop("target", each.target)
         method = _method(entry, each.use, params)
@@ -298,23 +296,20 @@ def _columns(
             yield _Column(column, preset, (swept | told) - {"target"})
 
 
-def _craft_precision(each: AttackConfig, entry: registry.Entry, has_bf16: Callable[[], bool]) -> CraftPrecision:
-    """Return the precision that leads an attack, decided where it is left to the device.
+def _craft_precision(each: AttackConfig, entry: registry.Entry) -> CraftPrecision:
+    """Return the precision that leads an attack; ``auto`` of one that nothing of ours leads.
 
     Raises:
         UsageError: it is to be bfloat16, and nothing of the attack would be.
     """
-    if each.craft_precision == "float32":
-        return "float32"
-    leads = steps_along_gradients(entry)
-    if each.craft_precision == "auto":
-        return "bf16" if leads and has_bf16() else "float32"
-    if not leads:
+    if steps_along_gradients(entry):
+        return each.craft_precision
+    if each.craft_precision == "bf16":
         why = "is run by a library" if entry.kind == "library" or entry.meta.get("requires") else "takes no gradients"
         raise UsageError(
             f'craft_precision: {each.use} {why}, so all of its passes are float32; leave it out, or take "auto"'
         )
-    return "bf16"
+    return "auto"
 
 
 def steps_along_gradients(entry: registry.Entry) -> bool:

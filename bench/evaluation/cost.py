@@ -34,12 +34,17 @@ class PassFlops(NamedTuple):
         return forwards * self.forward + backwards * self.backward
 
 
+#: A convolution forwards, as torch calls it.
+_CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten._convolution)
+
+
 class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts by the formulas of torch's ``FlopCounterMode``, which loads torch's compiler first: over a second."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
+        self.by_convolutions = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -57,7 +62,9 @@ class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if packet is torch.ops.aten.convolution_backward:
             self.total += _of_convolution_backward(*args, **kwargs)
         elif packet in flop_registry:
-            self.total += flop_registry[packet](*args, **kwargs, out_val=value)
+            counted = flop_registry[packet](*args, **kwargs, out_val=value)
+            self.total += counted
+            self.by_convolutions += counted if packet in _CONVOLUTIONS else 0
         return value
 
 
@@ -108,6 +115,14 @@ def pass_flops(net: nn.Module, image_shape: tuple[int, int, int]) -> PassFlops:
                 torch.autograd.grad(value, wanted, allow_unused=True)
         net.requires_grad_(False)
     return PassFlops(float(forward.total), float(both.total - forward.total))
+
+
+def convolution_flops(net: nn.Module, image_shape: Sequence[int]) -> tuple[float, float]:
+    """Return the FLOPs of one grey image (C, H, W) forwards in convolutions, and in all."""
+    device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+    with torch.no_grad(), _counted() as counted:
+        net(torch.full((1, *image_shape), 0.5, device=device))
+    return float(counted.by_convolutions), float(counted.total)
 
 
 def parameters(net: nn.Module) -> int:

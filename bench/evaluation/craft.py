@@ -16,6 +16,7 @@ from bench.evaluation.budget import PassBudget
 from bench.evaluation.cost import synchronize
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.goals import ANY, goals_of, joined
+from bench.evaluation.precision import is_led_in_bf16
 from bench.evaluation.predict import Answer, ask, predict
 from bench.evaluation.replays import Replays
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
@@ -28,6 +29,8 @@ from bench.types import AttackRef, MethodError, Threat
 
 #: Images kept together.
 CHUNK = 128
+#: The note on images whose attack was led by gradients in bfloat16.
+LED_IN_BF16 = "led-in-bf16"
 
 #: Flag of a cell whose attack was only given images that earlier attacks of its suite had not broken.
 SURVIVORS_ONLY = "survivors-only"
@@ -119,7 +122,8 @@ def craft(
     method = _bound(ref)
     deployed_on = partial(deploy, step=ref.step, training=training, score=score)
     fresh = partial(deployed_on, base)
-    led = LeadingBf16(base, x.shape[1:]).eval() if ref.craft_precision == "bf16" else base
+    is_led = is_led_in_bf16(ref, base, x.shape[1:], x.device)
+    led = LeadingBf16(base, x.shape[1:]).eval() if is_led else base
     run = partial(_attack, ref, method, led, partial(deployed_on, led))
     attack: Callable[[Tensor, Tensor, Tensor], Crafted]
     attack = partial(run, key=key, batch=batch, check=check, saved=saved, replays=replays)
@@ -186,6 +190,7 @@ def _attack(
     if logits_before is not None and not torch.equal(logits_before, logits()):
         target.notes.append("not-deterministic")
     target.notes.extend([] if budget is None else budget.notes)
+    target.notes.extend([LED_IN_BF16] if isinstance(base, LeadingBf16) else [])
     forwards = _per_image(meter.forwards, meter.forwards_of)
     backwards = _per_image(meter.backwards, meter.backwards_of)
     goals = None if aimed.goal is None else aimed.goal.cpu()

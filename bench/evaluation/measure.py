@@ -18,7 +18,7 @@ from bench.data import corrupted
 from bench.evaluation.chunks import Clean, Records, read_clean, write_records
 from bench.evaluation.cost import DeployedCost, PassFlops, synchronize
 from bench.evaluation.counted import counted
-from bench.evaluation.craft import Crafted
+from bench.evaluation.craft import LED_IN_BF16, Crafted
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
 from bench.evaluation.predict import predict
@@ -107,11 +107,11 @@ class Measure:
             adversarial_bits=_encoded(records.column("share")),
             distances=_distances(cell, records),
             by_corruption=_by_corruption(cell, images.rows, clean),
-            flags=tuple(sorted(flags)),
+            flags=tuple(sorted(flags - {LED_IN_BF16})),
             records_sha=records_sha,
             cost=_cost(records, flops, self.cache.device),
             defense_cost=defense_cost,
-            provenance=provenance(self.cache.device, classifier.layout),
+            provenance=provenance(self.cache.device, classifier.layout, "bf16" if LED_IN_BF16 in flags else ""),
         )
 
     def _regime(self, cell: Cell) -> set[str]:

@@ -289,7 +289,7 @@ def planned(
     for key, value in body.items():
         registry.require_numbers(value, getattr(config, {"schema": "schema_"}.get(key, key)), key)
     try:
-        work = plan.make(config, data_folder=data_folder, device=device_named(device).type)
+        work = plan.make(config, data_folder=data_folder)
     except UsageError as error:
         # There is no file that the line could name.
         raise UsageError(str(error).removeprefix(f"{PLAN}: ")) from None

@@ -39,7 +39,6 @@ class Table(NamedTuple):
     settings: Sequence[str] = ()
     n: int | None = None
     seed: int | None = None
-    device: str | None = None
     data_folder: Path | None = None
     only: str | None = None
 
@@ -160,7 +159,7 @@ def _answered(asked: dict[str, Any]) -> list[str]:
     settings = [overrides.setting(text) for text in asked["settings"]]
     request = sections.request(asked["what"], asked["variants"], epochs=asked["epochs"], settings=settings)
     data_folder = asked["data_folder"] and Path(asked["data_folder"])
-    options = {name: asked[name] for name in ("n", "seed", "device")}
+    options = {name: asked[name] for name in ("n", "seed")}
     work = make(*request.parts, name=request.name, data_folder=data_folder, lenient=True, **options)
     known = set(asked["known"])
     same = [planned.key for planned in work.plan.cells if planned.key in known]

@@ -260,7 +260,7 @@ class _Costs:
         if stated is not None and attack.target in ("least-likely", "second"):
             # That class is asked for first.
             stated = stated._replace(forwards=stated.forwards + 1)
-        unit = self._units.net(attack.model, cell)
+        unit = self._units.led(attack, cell)
         if stated is None and attack.max_passes is not None:
             # All that is known of it: it takes no more, and steps along a gradient are how most attacks spend them.
             stated = Passes(attack.max_passes / 2, attack.max_passes / 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +125,6 @@ def make(
     shard: tuple[int, int] | None = None,
     thorough: bool = False,
     lenient: bool = False,
-    device: str | None = None,
 ) -> Work:
     """Return every cell of the configurations, each once, grouped by base classifier, clean first.
 
@@ -142,7 +140,6 @@ def make(
             adversarial set, or sets of one suite, are in one part.
         thorough: hash the images and their decoded copies again, even if they look unchanged.
         lenient: plan the cells of weights files that cannot be used too, so that these fail and the others are done.
-        device: where attacks will run, ``cpu``, ``cuda`` or ``auto``, instead of the configuration's.
 
     Raises:
         UsageError: a method, value, image set or, unless ``lenient``, weights file that does not hold.
@@ -155,7 +152,7 @@ def make(
     cells: list[PlannedCell] = []
     files: dict[str, WeightsFile] = {}
     for config in configs:
-        cells_of_config, weights_files = _cells_of(config, data_folder, n, seed, keys, thorough=thorough, device=device)
+        cells_of_config, weights_files = _cells_of(config, data_folder, n, seed, keys, thorough=thorough)
         cells += cells_of_config
         files |= {file.sha256: file for file in weights_files}
     problems = {sha: file.problem for sha, file in files.items() if file.problem is not None}
@@ -198,7 +195,6 @@ def _cells_of(
     keys: Keys,
     *,
     thorough: bool,
-    device: str | None,
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
     """Return the cells of one configuration, and the files of weights trained elsewhere.
 
@@ -207,7 +203,7 @@ def _cells_of(
     """
     with config.located():
         try:
-            return _cells(config, data_folder, n, seed, keys, thorough=thorough, device=device)
+            return _cells(config, data_folder, n, seed, keys, thorough=thorough)
         # A name or number that a configuration may hold, but no result.
         except ValidationError as error:
             raise UsageError(registry.explain(error, known=())) from None
@@ -221,10 +217,9 @@ def _cells(
     keys: Keys,
     *,
     thorough: bool,
-    device: str | None,
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
     defenses = expand.defenses(config)
-    attacks = expand.attacks(config, partial(_has_bf16, device or config.run.device))
+    attacks = expand.attacks(config)
     networks = list(_networks(config))
     seeds = config.seeds if seed is None else [seed]
     count = len(networks) * len(seeds) * len(defenses) * (len(attacks) + 1)
@@ -415,18 +410,6 @@ def _class_of(attack: Attack, names: Sequence[str], count: int) -> AimedAt | Non
     if isinstance(target, int) and not 0 <= target < count:
         raise UsageError(f"{attack.label}: target = {target}; the images have classes 0 to {count - 1}")
     return target  # type: ignore[return-value]
-
-
-def _has_bf16(device: str) -> bool:
-    """Say whether a device, as a configuration names it, multiplies bfloat16 in hardware."""
-    import torch
-
-    from bench.models.bf16 import has_units
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    # That there is no GPU is for those to say who need one.
-    return has_units(device) if device == "cpu" or torch.cuda.is_available() else False
 
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from bench import registry
 from bench.evaluation.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
 from bench.evaluation.craft import attack_group_size
 from bench.evaluation.defense import deploy
+from bench.evaluation.precision import is_led_in_bf16
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, set_oracle_labels
 from bench.keys import canonical_json, models_of
+from bench.models.bf16 import LeadingBf16
 from bench.models.build import build
 from bench.models.layout import fast_layout
 from bench.process.ending import Control, Overtime, Piece
@@ -117,6 +119,7 @@ class Units:
         self._hurry = hurry
         self._texts = _Texts()
         self._nets: dict[str, tuple[nn.Module, Unit] | None] = {}
+        self._led: dict[str, Unit | None] = {}
         self._recipes: dict[str, RecipeUnit | None] = {}
         self._steps: dict[str, StepUnit | None] = {}
         self._problems: dict[str, Problem] = {}
@@ -127,6 +130,11 @@ class Units:
         """Return the cost of a network; ``None`` if it could not be measured."""
         measured = self._nets.get(self._texts.network(model, cell))
         return None if measured is None else measured[1]
+
+    def led(self, attack: AttackRef, cell: Cell) -> Unit | None:
+        """Return the cost of the network that an attack sees, in bfloat16 where that leads it."""
+        led = self._led.get(self._texts.network(attack.model, cell)) if self._is_led(attack, cell) else None
+        return led or self.net(attack.model, cell)
 
     def step(self, step: MethodRef, model: ModelRef, cell: Cell) -> StepUnit | None:
         """Return the cost of a test-time step on a network; ``None`` if it could not be measured."""
@@ -169,7 +177,7 @@ class Units:
     def measuring(self, cell: Cell) -> Generator[None]:
         """Measure the unknown unit costs of a cell, a little at each step."""
         attack = cell.attack
-        parts = (cell.data, cell.model, cell.step, attack and attack.model, attack and attack.step)
+        parts = (cell.data, cell.model, cell.step, *(attack and (attack.model, attack.step, attack.attack) or ()))
         if (seen := tuple(map(id, parts))) in self._seen:
             return
         self._seen[seen] = parts
@@ -181,6 +189,8 @@ class Units:
             yield from self._measuring_step(cell.step, cell.model, cell)
         if attack is not None and attack.step is not None:
             yield from self._measuring_step(attack.step, attack.model, cell)
+        if attack is not None:
+            yield from self._measuring_led(attack, cell)
 
     def _attempt(
         self, do: Callable[[], T], who: str = "a method", name: str | None = None, *, certain: bool = False
@@ -240,6 +250,21 @@ class Units:
         yield
         if (unit := (yield from self._timing(fast, flops, shape))) is not None:
             self._nets[name] = fast, unit
+
+    def _is_led(self, attack: AttackRef, cell: Cell) -> bool:
+        known = self._nets.get(self._texts.network(attack.model, cell))
+        shape = cell.data.image_shape
+        return known is not None and bool(self._attempt(lambda: is_led_in_bf16(attack, known[0], shape, self._device)))
+
+    def _measuring_led(self, attack: AttackRef, cell: Cell) -> Generator[None]:
+        known = self._nets.get(name := self._texts.network(attack.model, cell))
+        if name in self._led or known is None or not self._is_led(attack, cell):
+            return
+        self._led[name], shape = None, cell.data.image_shape
+        led = self._attempt(lambda: LeadingBf16(known[0], shape).eval())
+        yield
+        if led is not None:
+            self._led[name] = yield from self._timing(led, known[1].flops, shape)
 
     def _measuring_step(self, step: MethodRef, model: ModelRef, cell: Cell) -> Generator[None]:
         known = self._nets.get(self._texts.network(model, cell))
@@ -439,7 +464,9 @@ def _both(base: nn.Module, function: nn.Module, shape: Shape, device: torch.devi
         forward = time.perf_counter()
         with frozen(function), Meter(function, count) as meter:
             names = torch.arange(count, device=device)
-            target = NetworkTarget(function, meter, names, seed=0, num_classes=classes, batch=count, truth=Truth(x, y))
+            leading = function if isinstance(function, LeadingBf16) else None
+            given: dict[str, Any] = {"truth": Truth(x, y), "leading": leading, "decides": False}
+            target = NetworkTarget(function, meter, names, seed=0, num_classes=classes, batch=count, **given)
             pgd(target, x, y, Threat(), steps=steps, rule="last-iterate")
         synchronize(device)
         return (forward - started) / count, (time.perf_counter() - forward) / steps / count

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.keys import models_of
+from bench.keys import cell_key, models_of
 from bench.schedule.run import Runner
 from bench.store.working_store import Store
 from bench.types import CellResult, PlannedCell, RunPlan, jsonable
@@ -40,11 +40,23 @@ def verify(runner: Runner, share: float, cells: Sequence[PlannedCell]) -> Verify
     with tempfile.TemporaryDirectory(prefix="crossfire-verify-") as folder:
         scratch = Store(Path(folder))
         (scratch.root / "train").symlink_to((runner.store.root / "train").resolve())
-        plan = RunPlan(name=runner.work.plan.name, cells=tuple(planned for planned, _ in chosen))
+        cells = tuple(_led_as_before(planned, result) for planned, result in chosen)
+        plan = RunPlan(name=runner.work.plan.name, cells=cells)
         again = replace(runner, work=replace(runner.work, plan=plan), store=scratch, known_failures=None, done=None)
         for (_, before), after in zip(chosen, again.run(), strict=True):
             lines += _differences(before, after)
     return VerifyReport(len(chosen), lines)
+
+
+def _led_as_before(planned: PlannedCell, result: CellResult) -> PlannedCell:
+    """Return a cell whose attack is led in the precision of its result, where that was left to the device."""
+    attack, precision = planned.cell.attack, result.craft_precision
+    if attack is None or attack.craft_precision != "auto":
+        return planned
+    earlier = [each.model_copy(update={"craft_precision": precision}) for each in attack.after]
+    led = attack.model_copy(update={"craft_precision": precision, "after": tuple(earlier)})
+    cell = planned.cell.model_copy(update={"attack": led})
+    return PlannedCell(key=cell_key(cell), names=planned.names, cell=cell)
 
 
 def _differences(before: CellResult, after: CellResult) -> list[str]:

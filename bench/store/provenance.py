@@ -7,7 +7,7 @@ import platform
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import bench
 from bench.store.git import git
@@ -21,8 +21,14 @@ _DISTRIBUTION = "crossfire-bench"
 _PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "adversarial-robustness-toolbox")
 
 
-def provenance(device: torch.device, layout: str = "") -> Provenance:
-    """Return the provenance of a result finished now on a device, from a network laid out in memory in some way."""
+def provenance(device: torch.device, layout: str = "", craft_precision: Literal["", "bf16"] = "") -> Provenance:
+    """Return the provenance of a result finished now on a device.
+
+    Args:
+        device: that measured.
+        layout: how the network was laid out in memory.
+        craft_precision: ``bf16`` where gradients in bfloat16 led the attack.
+    """
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -39,6 +45,7 @@ def provenance(device: torch.device, layout: str = "") -> Provenance:
         deterministic=bool(torch.backends.cudnn.deterministic) or device.type == "cpu",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         harness=_measured_by(Path.cwd()),
+        craft_precision=craft_precision,
     )
 
 

@@ -13,19 +13,27 @@ from torch.nn import functional as F
 from bench import registry
 from bench.api import Threat
 from bench.cli import main
+from bench.cli.plan import _print_faster
 from bench.config import expand, sections
 from bench.draws import Draws
+from bench.evaluation.cost import convolution_flops
 from bench.evaluation.craft import Crafted, craft
+from bench.evaluation.precision import KEEPING, is_led_in_bf16
 from bench.evaluation.target import Meter, NetworkTarget, Truth
 from bench.keys import EVALUATION_VERSION, attack_key, identity, key_of, seed_of
 from bench.models.bf16 import COMPARED, LeadingBf16
 from bench.process.isolation import frozen
+from bench.report.comparison.compare import compare
 from bench.schedule import plan
+from bench.schedule.estimate import Node
+from bench.store.history import Recorded
+from bench.store.working_store import Store
 from bench.types import AttackRef, MethodError, UsageError
 from tests.attacks.driving import THREATS, Case
 from tests.report.fabricate import result
 
 STEPS = 6
+LATER = "2026-11-23T10:00:00+00:00"
 
 
 def reference(name: str, threat: Threat, classes: int = 10, **params: Any) -> AttackRef:
@@ -228,33 +236,37 @@ def test_a_budget_of_passes_counts_what_confirms(robust: Case, name: str) -> Non
     assert int(passes.max()) == 9
 
 
-def test_float32_has_the_key_of_before_and_bf16_the_same_draws() -> None:
+def test_auto_has_the_key_of_before_and_every_precision_the_same_draws() -> None:
     low = reference("pgd", THREATS["linf"])
-    full = low.model_copy(update={"craft_precision": "float32"})
-    assert "craft_precision" not in full.model_dump_json() and "craft_precision" in low.model_dump_json()
-    for ref in (low, full):
+    auto, full = (low.model_copy(update={"craft_precision": each}) for each in ("auto", "float32"))
+    assert "craft_precision" not in auto.model_dump_json() and "craft_precision" in low.model_dump_json()
+    for ref in (low, auto, full):
         assert attack_key(ref) == key_of(identity(ref), version=EVALUATION_VERSION)
-    assert attack_key(low) != attack_key(full) and seed_of(low) == seed_of(full)
+        assert seed_of(ref) == seed_of(low)
+    assert len({attack_key(ref) for ref in (low, auto, full)}) == 3
 
 
-def columns(tmp_path: Path, shared: str, *attacks: str, has_bf16: bool = True) -> dict[str, str]:
+def columns(tmp_path: Path, shared: str, *attacks: str) -> dict[str, str]:
     entries = "".join(f"[[attacks]]\n{attack}\n" for attack in attacks)
     head = 'schema = 1\nname = "t"\n[dataset]\nname = "digits"\n[[models]]\narch = "small-cnn"\n'
     path = tmp_path / "t.toml"
     path.write_text(f'{head}[[defenses]]\nuse = "standard"\n[attack]\n{shared}\n{entries}')
     config = sections.load(str(path))
-    return {each.label: each.craft_precision for each in expand.attacks(config, lambda: has_bf16)}
+    return {each.label: each.craft_precision for each in expand.attacks(config)}
 
 
-def test_auto_goes_by_the_device_and_by_what_steps_along_gradients(tmp_path: Path) -> None:
+def test_a_column_says_what_its_configuration_says(tmp_path: Path) -> None:
     attacks = ('use = "pgd"', 'use = "square"', 'use = "autoattack"', 'use = "torchattacks:PGD"')
-    rest = {name: "float32" for name in ("square", "autoattack", "torchattacks:PGD")}
-    for shared in ("auto", "bf16"):
-        found = columns(tmp_path, f'craft_precision = "{shared}"', *attacks)
-        assert found == {"pgd bf16": "bf16", **rest}
-    assert columns(tmp_path, 'craft_precision = "auto"', *attacks, has_bf16=False) == {"pgd": "float32", **rest}
+    # What none of our gradients lead has nothing to choose.
+    rest = {name: "auto" for name in ("square", "autoattack", "torchattacks:PGD")}
+    for shared, expected in (("", {"pgd": "auto"}), ("auto", {"pgd": "auto"}), ("bf16", {"pgd bf16": "bf16"})):
+        found = columns(tmp_path, f'craft_precision = "{shared}"' if shared else "", *attacks)
+        assert found == {**expected, **rest}
+    assert columns(tmp_path, 'craft_precision = "float32"', *attacks) == {"pgd": "float32", **rest}
     both = columns(tmp_path, "", 'use = "pgd"', 'use = "pgd"\ncraft_precision = "bf16"')
-    assert both == {"pgd": "float32", "pgd bf16": "bf16"}
+    assert both == {"pgd": "auto", "pgd bf16": "bf16"}
+    apart = columns(tmp_path, "", 'use = "pgd"', 'use = "pgd"\ncraft_precision = "float32"')
+    assert apart == {"pgd[craft_precision=auto]": "auto", "pgd[craft_precision=float32]": "float32"}
 
 
 @pytest.mark.parametrize(
@@ -265,44 +277,112 @@ def test_bf16_of_an_attack_that_has_none_is_refused(tmp_path: Path, use: str, wh
         columns(tmp_path, "", f'use = "{use}"\ncraft_precision = "bf16"')
 
 
-@pytest.mark.parametrize("has", [True, False])
-def test_a_plan_says_what_auto_became(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
-    monkeypatch.setattr("bench.models.bf16.has_units", lambda device: has and device == "cpu")
-    columns(tmp_path, "", 'use = "pgd"\ncraft_precision = "auto"')
-    cells = plan.make(sections.load(str(tmp_path / "t.toml")), device="cpu", n=20).plan.cells
-    attack = cells[-1].cell.attack
-    assert attack and attack.craft_precision == ("bf16" if has else "float32")
-    assert cells[-1].names.attack == ("pgd bf16" if has else "pgd")
+def convolutional(width: int) -> nn.Module:
+    """Return a network of 2 x 9 x 32^2 x width x (3 + width) FLOPs in convolutions of 32 x 32 pixels, and few more."""
+    convolutions = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)).eval()
+
+
+# 18,432 x 20 x 23 = 8.5 million, and 18,432 x 24 x 27 = 11.9 million; the layer behind has 2 x 3 x 32^2 x 4000.
+SMALL, LARGE = convolutional(20), convolutional(24)
+MOSTLY_LINEAR = nn.Sequential(
+    nn.Conv2d(3, 3, 9, padding=4), nn.Flatten(), nn.Linear(3 * 32**2, 4000), nn.Linear(4000, 10)
+)
 
 
 @pytest.mark.parametrize(
-    ("has", "precision", "use", "long"),
+    ("precision", "attack", "net", "has", "led"),
     [
-        (True, "float32", "pgd", True),
-        (False, "float32", "pgd", True),
-        (True, "bf16", "pgd", True),
-        (True, "float32", "square", True),
-        (True, "float32", "pgd", False),
+        ("auto", "pgd", LARGE, True, True),
+        ("auto", "pgd", LARGE, False, False),
+        ("auto", "pgd", SMALL, True, False),
+        ("auto", "pgd", MOSTLY_LINEAR, True, False),
+        ("auto", "sta", LARGE, True, False),
+        ("float32", "pgd", LARGE, True, False),
+        ("bf16", "sta", SMALL, False, True),
     ],
 )
-def test_a_long_plan_says_where_bf16_would_be_faster(
+def test_auto_takes_what_is_faster_and_breaks_as_many(
+    monkeypatch: pytest.MonkeyPatch, precision: str, attack: str, net: nn.Module, has: bool, led: bool
+) -> None:
+    monkeypatch.setattr("bench.evaluation.precision.has_units", lambda device: has and device == "cpu")
+    ref = reference(attack, THREATS["linf"]).model_copy(update={"craft_precision": precision})
+    assert is_led_in_bf16(ref, net, (3, 32, 32), torch.device("cpu")) == led
+
+
+def test_flops_in_convolutions() -> None:
+    inside = 2 * 9 * 32**2 * 20 * 23
+    assert convolution_flops(SMALL, (3, 32, 32)) == (inside, inside + 2 * 20 * 10)
+    inside = 2 * 81 * 32**2 * 9
+    assert convolution_flops(MOSTLY_LINEAR, (3, 32, 32)) == (inside, inside + 2 * 3 * 32**2 * 4000 + 2 * 4000 * 10)
+
+
+def test_attacks_that_auto_leads_are_ours_and_step_along_gradients() -> None:
+    entries = registry.entries("attack")
+    assert all(expand.steps_along_gradients(entries[name]) for name in KEEPING)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_what_led_is_recorded_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], has: bool
+) -> None:
+    monkeypatch.setattr("bench.evaluation.precision.has_units", lambda device: has)
+    # A network for digits gains nothing from bfloat16.
+    monkeypatch.setattr("bench.evaluation.precision._LEAST_FLOPS", 0)
+    monkeypatch.chdir(tmp_path)
+    columns(tmp_path, "", 'use = "pgd"', 'use = "pgd"\ncraft_precision = "bf16"', 'use = "square"\nqueries = 20')
+    run = ["run", "t.toml", "--n", "20", "--set", "train.epochs=1", "--set", "run.device=cpu", "--store", "store"]
+    assert main(run) == 0
+    says = "1 of 4 results: gradients in bfloat16 led the attack, float32 judged it"
+    assert (says in " ".join(capsys.readouterr().out.split())) == has
+    results = {each.names.attack: each for each in Store(tmp_path / "store").results()}
+    assert {name: each.provenance.craft_precision for name, each in results.items()} == {
+        **{"clean": "", "pgd": "bf16" if has else "", "pgd bf16": "bf16", "square": ""},
+    }
+    assert {name: each.craft_precision for name, each in results.items()} == {
+        **{"clean": None, "pgd": "bf16" if has else "float32", "pgd bf16": "bf16", "square": "float32"},
+    }
+    assert not any("bf16" in flag for each in results.values() for flag in each.flags)
+    # Whatever the device would choose now, what is measured again is led as it was.
+    monkeypatch.setattr("bench.evaluation.precision.has_units", lambda device: not has)
+    assert main([*run, "--verify", "1.0"]) == 0
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_comparison_says_where_bf16_led_one_side_only(side: str) -> None:
+    both: dict[str, Any] = {"clean": [True] * 4, "adversarial": [True, True, False, False]}
+    full, low = result(**both, commit="a" * 40), result(**both, commit="b" * 40, forwards=21.0, finished=LATER)
+    provenance = low.provenance.model_copy(update={"craft_precision": "bf16"})
+    pair = [full, low.model_copy(update={"provenance": provenance})]
+    base, head = pair if side == "head" else reversed(pair)
+    made = compare(Recorded("base", [base]), Recorded("head", [head]))
+    said = f"1 cell: gradients in bfloat16 led the attack in the {side} only; a difference may be one of precision"
+    assert said in made.notes and not made.times
+    # Whatever costs more in the head: another precision is no worse defense.
+    assert made.costs and not any(change.regression for change in made.costs)
+
+
+@pytest.mark.parametrize(
+    ("device", "use", "long"),
+    [("cuda", "pgd", True), ("cpu", "pgd", True), ("cuda", "square", True), ("cuda", "pgd", False)],
+)
+def test_a_long_plan_on_a_gpu_says_that_bf16_would_be_faster(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    has: bool,
-    precision: str,
+    device: str,
     use: str,
     long: bool,
 ) -> None:
-    monkeypatch.setattr("bench.models.bf16.has_units", lambda device: has and device == "cpu")
-    monkeypatch.setattr("bench.cli.plan._LONG", 0 if long else 1e9)
-    columns(tmp_path, "" if use == "square" else f'craft_precision = "{precision}"', f'use = "{use}"')
-    plan_of = ["plan", str(tmp_path / "t.toml"), "--n", "20", "--set", "run.device=cpu"]
-    assert main([*plan_of, "--store", str(tmp_path / "store")]) == 0
-    says = "craft_precision=auto" in capsys.readouterr().out
-    assert says == (has and precision == "float32" and use == "pgd" and long)
+    monkeypatch.setattr("bench.models.bf16.has_units", lambda _: True)
+    columns(tmp_path, "", f'use = "{use}"')
+    work = plan.make(sections.load(str(tmp_path / "t.toml")), n=20)
+    node = Node("k", "attack", use, use, False, 1.0, 1e4 if long else 1.0)
+    _print_faster(work, [node], device)
+    says = "craft_precision=bf16" in capsys.readouterr().out
+    assert says == (device == "cuda" and use == "pgd" and long)
     if says:
         # The line can be followed as it is.
-        assert main([*plan_of, "--store", str(tmp_path / "store"), "--set", "attack.craft_precision=auto"]) == 0
-        out = capsys.readouterr().out
-        assert "pgd bf16" in out and "craft_precision" not in out
+        plan_of = ["plan", str(tmp_path / "t.toml"), "--n", "20", "--store", str(tmp_path / "store")]
+        assert main([*plan_of, "--set", "attack.craft_precision=bf16"]) == 0
+        assert "pgd bf16" in capsys.readouterr().out

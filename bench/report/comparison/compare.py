@@ -21,6 +21,7 @@ from bench.report.comparison.seeds import (
     OverSeeds,
     Sides,
     across_machines,
+    across_precisions,
     images_needed,
     name_without_seed,
     run,
@@ -266,7 +267,7 @@ def _tests(
     once = trained_again_once([p for p in tested if id(p) not in of_several_seeds], keys)
     note = f"{once} cell{'s' * (once != 1)} trained again, with one seed on each side: this holds for these networks, "
     trained = [f"{note}and says nothing of other seeds of their recipes"] if once else []
-    return changes, over_seeds, [*across_machines(tested, sides.machines), *trained]
+    return changes, over_seeds, [*across_machines(tested, sides.machines), *across_precisions(tested), *trained]
 
 
 def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float], margin: float) -> Change:
@@ -358,7 +359,8 @@ def _costs(pairs: Iterable[Pair]) -> Iterator[CostChange]:
     """Yield counted costs that changed.
 
     The cost of a defense may not rise. The cost of an attack depends on when it breaks an image. It may not rise where
-    it was the same whole number of passes for all images, and neither the outcomes nor the attack's parameters changed.
+    it was the same whole number of passes for all images, and neither the outcomes, nor the attack's parameters, nor
+    the precision that led it changed: what bfloat16 says of some images is asked again.
     """
     reported = set()
     for p in pairs:
@@ -366,7 +368,8 @@ def _costs(pairs: Iterable[Pair]) -> Iterator[CostChange]:
         if old.cost and new.cost and old.metrics and new.metrics:
             same_outcomes = (old.clean_bits, old.adversarial_bits) == (new.clean_bits, new.adversarial_bits)
             fixed = old.cost.forwards_per_example.is_integer() and old.cost.backwards_per_example.is_integer()
-            may_not_rise = same_outcomes and fixed and not p.attack_changed
+            same_precision = old.craft_precision == new.craft_precision
+            may_not_rise = same_outcomes and fixed and same_precision and not p.attack_changed
             for field in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
                 yield from _cost(_name_of(p), field, old.cost, new.cost, may_not_rise=may_not_rise)
         if old.defense_cost and new.defense_cost:
@@ -400,5 +403,6 @@ def _times(pairs: Iterable[Pair]) -> Iterator[TimeChange]:
         yield TimeChange(name, geometric_mean(repeats), min(repeats), max(repeats), len(repeats))
 
 
-def _hardware(r: CellResult) -> tuple[str, str, int]:
-    return r.provenance.machine, r.provenance.device, r.provenance.threads
+def _hardware(r: CellResult) -> tuple[str, str, int, str]:
+    made = r.provenance
+    return made.machine, made.device, made.threads, made.craft_precision

@@ -367,6 +367,17 @@ def across_machines(pairs: Iterable[Pair], machines: Mapping[Hardware, str]) -> 
     return [f"{cells} measured {where}: a difference may be one of the machines"]
 
 
+def across_precisions(pairs: Iterable[Pair]) -> list[str]:
+    """Return a note where gradients in bfloat16 led an attack on one side only, so that precisions are compared too."""
+    one_sided = [p for p in pairs if p.old.craft_precision != p.new.craft_precision]
+    if not one_sided:
+        return []
+    sides = {"base" if p.old.craft_precision == "bf16" else "head" for p in one_sided}
+    where = f"in the {sides.pop()} only" if len(sides) == 1 else "on one side only"
+    cells = f"{len(one_sided)} cell{'s' * (len(one_sided) != 1)}"
+    return [f"{cells}: gradients in bfloat16 led the attack {where}; a difference may be one of precision"]
+
+
 def trained_again_once(pairs: Iterable[Pair], keys: Keys) -> int:
     """Return in how many pairs a recipe was trained for each side: with other parameters or code, or elsewhere."""
 

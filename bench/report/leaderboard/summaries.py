@@ -124,7 +124,7 @@ def attack_ids(results: Iterable[Measured]) -> dict[str, str]:
         exact[r.key] = f"{with_rule(attack_ref.attack)} {attack_ref.eot} {source} {bool(attack_ref.after)}"
         within = "" if attack_ref.max_passes is None else f" {attack_ref.max_passes}"
         within += "" if attack_ref.target is None else f" to {attack_ref.target}"
-        within += "" if attack_ref.craft_precision == "float32" else f" in {attack_ref.craft_precision}"
+        within += "" if attack_ref.craft_precision == "auto" else f" in {attack_ref.craft_precision}"
         exact[r.key] += within
         loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}{within}"
         variants[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])

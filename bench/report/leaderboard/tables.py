@@ -589,6 +589,7 @@ def _notes(
     yield from _targets(results)
     if len(machines := sorted({r.provenance.where for r in results if r.cost})) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
+    yield from _leads(results)
     if any(r.provenance.dirty for r in results):
         dirty = sum(r.provenance.dirty for r in results)
         yield f"{dirty} of {len(results)} results come from code with uncommitted changes"
@@ -631,6 +632,14 @@ def _attacking(result: Measured) -> dict[str, Any]:
     attack = result.cell.attack
     assert attack is not None
     return attack.model_dump(mode="json", include={"attack", "eot", "max_passes", "target", "craft_precision"})
+
+
+def _leads(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield of how many results the device chose bfloat16 for the gradients; other columns say it by their name."""
+    led = [r for r in results if r.provenance.craft_precision and r.cell.attack]
+    chosen = sum(r.cell.attack is not None and r.cell.attack.craft_precision == "auto" for r in led)
+    if chosen:
+        yield f"{chosen} of {len(results)} results: gradients in bfloat16 led the attack, float32 judged it"
 
 
 def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:
