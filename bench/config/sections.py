@@ -422,8 +422,8 @@ class AttackConfig(_Method):
     craft_precision: CraftPrecision = Field(
         "auto",
         description="what the base classifier computes in where its gradient leads the attack; what counts as a "
-        "success is judged in float32. `auto` is `bf16` on a processor with units for it, of attacks that were "
-        "measured to break as many images and networks that it makes faster, and else `float32`",
+        "success is judged in float32. `auto` is `bf16` on a processor with units for it, where that was "
+        "measured to break as many images and to be faster, and else `float32`",
     )
 
 

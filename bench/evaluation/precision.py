@@ -19,6 +19,7 @@ KEEPING = frozenset(
 _LEAST_FLOPS = 10e6
 #: Share of convolutions in all FLOPs: under torch's autocast a transformer is no faster on a processor.
 _LEAST_SHARE = 0.5
+_NORMS = ("linf", "l2")
 
 
 def is_led_in_bf16(ref: AttackRef, base: nn.Module, image_shape: Sequence[int], device: torch.device) -> bool:
@@ -36,7 +37,13 @@ def is_led_in_bf16(ref: AttackRef, base: nn.Module, image_shape: Sequence[int], 
     """
     if ref.craft_precision != "auto":
         return ref.craft_precision == "bf16"
-    if ref.attack.name not in KEEPING or device.type != "cpu" or not has_units("cpu"):
+    if not _is_measured(ref) or device.type != "cpu" or not has_units("cpu"):
         return False
     convolved, total = convolution_flops(base, image_shape)
     return convolved >= max(_LEAST_FLOPS, _LEAST_SHARE * total)
+
+
+def _is_measured(ref: AttackRef) -> bool:
+    """Say whether bfloat16 was measured on attacks like this: on a bare classifier, to any class, without a budget."""
+    is_plain = ref.step is None and ref.target is None and ref.max_passes is None
+    return is_plain and ref.attack.name in KEEPING and ref.threat.norm in _NORMS

@@ -310,6 +310,26 @@ def test_auto_takes_what_is_faster_and_breaks_as_many(
     assert is_led_in_bf16(ref, net, (3, 32, 32), torch.device("cpu")) == led
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"max_passes": 100},
+        {"target": 3},
+        {"threat": Threat(norm="l1", eps="12")},
+        {"step": registry.find("test-time", "jpeg").ref({})},
+    ],
+    ids=str,
+)
+def test_auto_leads_only_what_was_measured(monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]) -> None:
+    monkeypatch.setattr("bench.evaluation.precision.has_units", lambda device: True)
+    plain = reference("pgd", THREATS["linf"]).model_copy(update={"craft_precision": "auto"})
+    led = [
+        is_led_in_bf16(each, LARGE, (3, 32, 32), torch.device("cpu"))
+        for each in (plain, plain.model_copy(update=other))
+    ]
+    assert led == [True, False]
+
+
 def test_flops_in_convolutions() -> None:
     inside = 2 * 9 * 32**2 * 20 * 23
     assert convolution_flops(SMALL, (3, 32, 32)) == (inside, inside + 2 * 20 * 10)
