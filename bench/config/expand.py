@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +12,8 @@ from pydantic import ValidationError
 
 from bench import registry
 from bench.config.sections import AttackConfig, Config, DefenseConfig
-from bench.config.sweeps import MOST, combinations, labels_of, sweep
+from bench.config.sweeps import MOST, base_label, combinations, labels_of, sweep, towards
 from bench.types import (
-    AIMS,
     Access,
     CraftPrecision,
     MethodRef,
@@ -41,8 +39,6 @@ _DEFAULT_EPS: Mapping[Norm, str | None] = {
     "flow": None,
     "corruption": None,
 }
-#: Files of weights that are called alike in every folder: all of a network, a part of it, and the index of its parts.
-_OF_FOLDER = re.compile(r"model\.safetensors|.+-[0-9]+-of-[0-9]+\.safetensors|.+\.safetensors\.index\.json")
 
 
 class Base(NamedTuple):
@@ -156,7 +152,7 @@ def _classifiers(config: Config, each: DefenseConfig) -> Iterator[_Row]:
         _require_no_key(each)
     for params, swept in sweep(each.params):
         for base in _with_keys(_base(config, each.use, {**each.train, **params}), each):
-            yield _Row(_base_label(each.use), base, None, {**params, **each.train}, swept)
+            yield _Row(base_label(each.use), base, None, {**params, **each.train}, swept)
 
 
 def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Iterator[_Row]:
@@ -165,7 +161,7 @@ def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Ite
     if not any(base.weights for _, base in bases):
         _require_no_key(each)
     for name, base in bases:
-        label = entry.name if name == default else f"{entry.name}@{_base_label(name)}"
+        label = entry.name if name == default else f"{entry.name}@{base_label(name)}"
         inside = _with_keys(base, each), _scores(config, each, entry), sweep(each.params)
         for chosen, score, (params, swept) in itertools.product(*inside):
             ref = entry.ref(params)
@@ -202,7 +198,7 @@ def _told_of(score: Score | None) -> dict[str, Any]:
     if score is None:
         return {}
     recipe = score.weights.recipe
-    told = recipe.name if recipe is not None else _base_label(str(score.weights.weights))
+    told = recipe.name if recipe is not None else base_label(str(score.weights.weights))
     return {"score": told, "score_network": score.arch, **{f"score_network.{key}": each for key, each in score.params}}
 
 
@@ -283,7 +279,7 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
         threat = _threat(entry, each, eps)
         if target is not None:
             _require_targetable(entry, each.use, params)
-        label = _attack_label(entry, each.use) + _towards(target) + (" bf16" if precision == "bf16" else "")
+        label = _attack_label(entry, each.use) + towards(target) + (" bf16" if precision == "bf16" else "")
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         only = bool(entry.meta.get("purifiers_only"))
         attack = Attack(label, method, threat, "static", each.eot, each.max_passes, ruled, only, target=target)
@@ -328,13 +324,6 @@ def _require_targetable(entry: registry.Entry, use: str, params: Mapping[str, An
         raise UsageError(
             'target: the loss "kl" only leads away from the clean answer; take "cross-entropy" or "margin"'
         )
-
-
-def _towards(target: str | int | None) -> str:
-    """Return what the name of an attack says of its target, such as `` least-likely`` or `` to class 3``."""
-    if target is None or target in AIMS:
-        return "" if target is None else f" {target}"
-    return f" to class {target}"
 
 
 def _method(entry: registry.Entry, use: str, params: Mapping[str, Any]) -> MethodRef:
@@ -463,7 +452,7 @@ def _transfers(config: Config, each: AttackConfig, attack: Attack) -> Iterator[A
         key = "" if base.key is None else f" key {base.key}"
         seed = other + ("" if each.source_seed is None else f" seed {each.source_seed}")
         yield attack._replace(
-            label=f"{attack.label} from {_base_label(source)}{key}{seed}",
+            label=f"{attack.label} from {base_label(source)}{key}{seed}",
             access="transfer",
             source=base,
             source_seed=each.source_seed,
@@ -474,12 +463,13 @@ def _threat(entry: registry.Entry, each: AttackConfig, eps: Any) -> Threat:
     norms: Sequence[Norm] = entry.meta.get("norms") or _LIBRARY_NORMS
     minimised = _minimised(entry, each.use)
     norm = each.norm or (minimised if eps is None and minimised else norms)[0]
-    if norm not in norms:
-        raise UsageError(f"norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
     if eps is None and minimised:
-        if norm not in minimised:
-            raise UsageError(f"without eps, {each.use} minimises {' or '.join(minimised)}, not {norm}: set eps or norm")
-        return Threat(norm=norm, eps=None)
+        threat = Threat(norm=norm, eps=None)
+        if (why := wrong_threat(entry, each.use, threat)) is not None:
+            raise UsageError(f"{why}: set eps or norm" if norm in norms else why)
+        return threat
+    if norm not in norms:
+        raise UsageError(_not_kept_to(entry, norm, norms))
     if eps is None and norm not in _DEFAULT_EPS:
         raise UsageError(f"{each.use} has no default budget in {norm}: set eps")
     try:
@@ -488,20 +478,37 @@ def _threat(entry: registry.Entry, each: AttackConfig, eps: Any) -> Threat:
         raise UsageError(registry.explain(error, known=Threat.model_fields)) from None
 
 
+def wrong_threat(entry: registry.Entry, use: str, threat: Threat) -> str | None:
+    """Return why an attack cannot have a threat, in one line; ``None`` where it can.
+
+    Args:
+        entry: of the attack, or of the library that has it.
+        use: what a configuration calls it.
+        threat: its norm and budget.
+    """
+    norms: Sequence[Norm] = entry.meta.get("norms") or _LIBRARY_NORMS
+    if threat.norm not in norms:
+        return _not_kept_to(entry, threat.norm, norms)
+    if threat.eps is not None:
+        return None
+    if minimised := _minimised(entry, use):
+        is_minimised = threat.norm in minimised
+        return None if is_minimised else f"without eps, {use} minimises {' or '.join(minimised)}, not {threat.norm}"
+    # Of these norms there are attacks whose default is no budget.
+    has_none = threat.norm in _DEFAULT_EPS and _DEFAULT_EPS[threat.norm] is None
+    return None if has_none else f"without eps, {use} has no budget in {threat.norm}, and it needs one"
+
+
+def _not_kept_to(entry: registry.Entry, norm: Norm, norms: Sequence[Norm]) -> str:
+    return f"norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}"
+
+
 def _minimised(entry: registry.Entry, use: str) -> Sequence[Norm]:
     """Return the norms that an attack minimises where it has no budget, its default first; none if it needs one."""
     if entry.kind != "library":
         return () if entry.meta.get("bounded", True) else entry.meta["norms"]
     norms: Sequence[Norm] = (entry.meta.get("minimises") or {}).get(use.partition(":")[2], ())
     return norms
-
-
-def _base_label(use: str) -> str:
-    """Return a recipe's name, that of a file or folder of weights, or the function's for one in a user's own file."""
-    if use.startswith("weights:"):
-        path = Path(use.removeprefix("weights:"))
-        return f"weights:{(path.parent.name if _OF_FOLDER.fullmatch(path.name) else '') or path.name}"
-    return use.rpartition(".py:")[2]
 
 
 def _is_file_step(use: str) -> bool:

@@ -8,12 +8,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
-from bench.types import eps_text
+from bench.types import AIMS, eps_text
 
 #: Combinations that an axis of a plan may have; more are refused before one is made.
 MOST = 250_000
+#: Files of weights that are called alike in every folder: all of a network, a part of it, and the index of its parts.
+_OF_FOLDER = re.compile(r"model\.safetensors|.+-[0-9]+-of-[0-9]+\.safetensors|.+\.safetensors\.index\.json")
 
 
 def combinations(params: Mapping[str, Any]) -> int:
@@ -37,7 +40,7 @@ def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) ->
     labels = []
     for name, params, swept in parts:
         shown = sorted(swept | differing[name])
-        inside = ",".join(f"{key}={_format(params[key])}" for key in shown if params.get(key) is not None)
+        inside = ",".join(f"{key}={format_value(params[key])}" for key in shown if params.get(key) is not None)
         labels.append(f"{name}[{inside}]" if inside else name)
     return labels
 
@@ -49,6 +52,27 @@ def _differing(namesakes: Sequence[Mapping[str, Any]]) -> set[str]:
     return {key for key in keys if any(params.get(key) != first.get(key) for params in namesakes)}
 
 
-def _format(value: object) -> str:
+def format_value(value: object) -> str:
+    """Return a value as a label has it: a fraction as the field writes it, anything else as it is."""
     is_fraction = isinstance(value, str) and re.fullmatch(r"\d{1,9}/[1-9]\d{0,8}", value)
     return eps_text(Fraction(str(value))) if is_fraction else str(value)
+
+
+def base_label(use: str) -> str:
+    """Return a recipe's name, that of a file or folder of weights, or the function's for one in a user's own file."""
+    if use.startswith("weights:"):
+        path = Path(use.removeprefix("weights:"))
+        return f"weights:{(path.parent.name if is_of_folder(path.name) else '') or path.name}"
+    return use.rpartition(".py:")[2]
+
+
+def is_of_folder(name: str) -> bool:
+    """Say whether files of weights are called so in every folder, so that a label names the folder instead."""
+    return _OF_FOLDER.fullmatch(name) is not None
+
+
+def towards(target: str | int | None) -> str:
+    """Return what the name of an attack says of its target, such as `` least-likely`` or `` to class 3``."""
+    if target is None or target in AIMS:
+        return "" if target is None else f" {target}"
+    return f" to class {target}"

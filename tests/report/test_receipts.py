@@ -588,6 +588,16 @@ def claimed(result, forwards, backwards, use="pgd", right=70, flags=(), eot=1, *
         ("resize-pad", (1, 1), {"eot": 1000, "right": 0}, "takes 20,000 and 20,000 for each image"),
         # With one draw at a time it says nothing of random functions.
         ("resize-pad", (1, 1), {"use": "autoattack"}, None),
+        # One forward and one backward are what FGSM is; twice the forwards and two are what bfloat16 and starts add.
+        ("standard", (4, 1), {"use": "fgsm"}, None),
+        ("standard", (5, 1), {"use": "fgsm"}, "and fgsm with its settings takes at most 1 and 1"),
+        ("standard", (1, 2), {"use": "fgsm"}, "and fgsm with its settings takes at most 1 and 1"),
+        ("standard", (1000, 1000), {"use": "fgsm", "right": 0}, "takes at most 1 and 1"),
+        ("resize-pad", (20, 20), {"use": "fgsm", "eot": 20}, None),
+        ("resize-pad", (20, 21), {"use": "fgsm", "eot": 20}, "takes at most 20 and 20"),
+        # Searches that stall, and suites that state a maximum, have an end as well.
+        ("standard", (100_000, 1), {"use": "cw", "steps": 10, "searches": 2}, "takes at most 20 and 20"),
+        ("standard", (1e6, 1e6), {"use": "autoattack"}, "autoattack with its settings takes at most "),
     ],
 )
 def test_passes_that_the_settings_cannot_give_get_a_remark(folder, cell, passes, given, why):
@@ -595,6 +605,45 @@ def test_passes_that_the_settings_cannot_give_get_a_remark(folder, cell, passes,
     one = claimed(result(folder, f"digits/small-cnn/{cell}/fgsm/{access}"), *passes, **given)
     said = remark(one)
     assert (said is None) == (why is None) and (why is None or why in said)
+
+
+def test_a_budget_that_no_image_shows_is_not_checked(folder, tmp_path, capsys):
+    def of(name, norm, eps):
+        def claims(body):
+            attack = body["result"]["cell"]["attack"]
+            attack["threat"] = {"norm": norm, "eps": eps}
+            if name != "fgsm":
+                method = registry.find("attack", name).ref({})
+                attack["attack"] = method.model_dump(mode="json")
+                body["result"]["names"]["attack"] = name
+            else:
+                # Its code here cannot have a flow; that of another version is not known.
+                attack["attack"]["code_sha"] = "0" * 64
+            with_key(body)
+
+        return forged(receipt(folder, "standard-fgsm"), tmp_path / f"{name}-{norm}.receipt", claims)
+
+    for path, line in (
+        (of("sta", "flow", "1/10"), "a flow budget cannot be read off images"),
+        (of("fwa", "wasserstein", "1/10"), "a wasserstein budget cannot be read off images"),
+        (of("corruption", "corruption", None), "a corruption has no budget"),
+        (of("fgsm", "flow", "1/10"), "here norm 'flow' is not one that fgsm keeps to: linf, l2"),
+    ):
+        capsys.readouterr()
+        assert main(["verify", str(path)]) == 0
+        out = capsys.readouterr().out
+        budget = [each for each in out.splitlines() if " budget: " in each]
+        assert any(line in each for each in budget) and all(each.startswith("  not checked  ") for each in budget)
+        assert "verdict: holds as far as it was checked" in out
+
+
+def test_a_norm_that_the_code_here_cannot_have_is_refused_whatever_the_images_are(folder, tmp_path):
+    def smeared(body):
+        body["result"]["cell"]["attack"]["threat"] = {"norm": "flow", "eps": "1/10"}
+        with_key(body)
+
+    with pytest.raises(Contradiction, match="norm 'flow' is not one that fgsm keeps to: linf, l2"):
+        read(forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", smeared))
 
 
 def test_implausible_passes_are_said_in_the_verdict_and_in_tables(folder, tmp_path, capsys):

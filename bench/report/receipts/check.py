@@ -46,7 +46,7 @@ def checked(
         # What contradicts itself is not asked anything more.
         return Report(receipt, tuple(findings))
     cell = receipt.result.cell
-    findings.append(verdict.of_budget(receipt, arrays))
+    findings += verdict.of_budget(receipt, arrays)
     findings += verdict.of_passes(receipt)
     findings += images.compared(receipt, arrays, data_folder, trusted=trusted)
     findings.append(repeat.code(cell, trusted=trusted))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from math import inf
@@ -16,6 +15,7 @@ from bench.keys import DRAWS, Keys, models_of, training_key
 from bench.report.receipts import form
 from bench.report.receipts.form import Claims
 from bench.report.receipts.methods import impossible
+from bench.report.receipts.names import misnamed
 from bench.report.sets.kept import Array
 from bench.stats import wilson
 from bench.store.audit import broken_rule
@@ -63,7 +63,8 @@ def _of_names(claims: Claims) -> Iterator[str]:
             "or image list is named than was measured"
         )
     yield from misnamed(result)
-    yield from impossible(result)
+    # Whether its images keep to their budget is seen in the images.
+    yield from impossible(result, has_images=True)
     yield from _of_weights(claims)
 
 
@@ -73,32 +74,6 @@ def outcomes(answers: Array, labels: Array, targets: Array | None) -> Array:
     if targets is None:
         return right
     return np.where(targets < 0, right, (answers != targets) | (targets == labels))
-
-
-def misnamed(result: CellResult) -> Iterator[str]:
-    """Yield names in tables that are not those of what was measured: no key holds them."""
-    names, cell = result.names, result.cell
-    weights, network = cell.model.weights, cell.model.network
-    made = weights.recipe.name if isinstance(weights, TrainRef) else "weights:"
-    if names.dataset != cell.data.name:
-        yield f"it is called a cell of {names.dataset}, and its images are of {cell.data.name}"
-    if not all(each.name.rpartition(".py:")[2] in names.model for each in network.members or (network,)):
-        yield f"it is called a cell of {names.model}, and its network is {network.name}"
-    if not _begins(names.defense, name := made if cell.step is None else cell.step.name):
-        yield f"it is called {names.defense}, and {name} was measured"
-    if not _begins(names.attack, name := "clean" if cell.attack is None else cell.attack.attack.name):
-        yield f"it is called {names.attack}, and {name} was measured"
-
-
-def _begins(label: str, name: str) -> bool:
-    """Say whether a label begins with the name of a method; parameters, a base, a source or a file may follow."""
-    if label == name:
-        return True
-    _, is_own, symbol = name.rpartition(".py:")
-    if is_own:
-        # That in a file is registered as my-attack where its symbol is MyAttack or my_attack.
-        label, name = (re.sub("[-_]", "", each).casefold() for each in (label, symbol))
-    return re.match(re.escape(name) + r"(?:$|(?<=:)|[\[@: ])", label) is not None
 
 
 def _of_weights(claims: Claims) -> Iterator[str]:

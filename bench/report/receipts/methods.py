@@ -1,15 +1,28 @@
-"""What the registry here knows of the methods in a result whose code is the same: which parameters, and which draw."""
+"""What the registry here knows of the methods in a result: which parameters and norms they have, and which draw."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from bench import registry
 from bench.keys import DRAWS, canonical_json
 from bench.report.receipts import form
 from bench.report.render.outside import require_own as require_named
-from bench.types import NETWORK_KEYS, CellResult, MethodRef, Scalar, UsageError, listed, shown
+from bench.store.audit import L2_SLACK, LINF_SLACK, farthest_allowed, has_ball
+from bench.types import (
+    NETWORK_KEYS,
+    AttackRef,
+    CellResult,
+    MethodRef,
+    Scalar,
+    UsageError,
+    eps_text,
+    listed,
+    shown,
+)
 
 #: What surrounds a network is no parameter of its own.
 _AROUND = frozenset(NETWORK_KEYS.values())
@@ -25,14 +38,79 @@ def require_own(ref: MethodRef, *, trusted: bool) -> None:
         raise UsageError(f"{ref.name} is to read {shown(paths[0])}, which is not opened; if that is right, add --trust")
 
 
-def impossible(result: CellResult) -> Iterator[str]:
-    """Yield what a result states of its methods that none with this code can be: their parameters, and their draws."""
-    if result.cell.attack is None:
+def impossible(result: CellResult, *, has_images: bool = False) -> Iterator[str]:
+    """Yield what a result states of its methods that none with this code can be.
+
+    That is their parameters, their draws, how many gradients an attack averages, and its norm and budget.
+
+    Args:
+        result: that may be forged.
+        has_images: whether its images are there, so that mean distances need not be held against the budget.
+    """
+    attack = result.cell.attack
+    if attack is None:
         return
+    if (wrong := wrong_threat(attack)) is not None and wrong.same_code:
+        yield f"a run here would refuse its attack: {wrong.line}"
+    averaged = max(attack.eot, *(each.eot for each in attack.after), 1)
+    if attack.step is None and averaged > 1:
+        yield f"its attack averages {averaged} gradients (eot), and it sees no test-time step, so a run takes one"
+    if not has_images:
+        yield from _beyond_budget(result)
     for ref in form.methods_of(result.cell):
         if (why := wrong_parameters(ref, same_code=True)) is not None:
             yield why
     yield from _of_draws(result)
+
+
+def _beyond_budget(result: CellResult) -> Iterator[str]:
+    """Yield a mean distance that no images within the budget have: it is at most the largest that one image may."""
+    metrics, attack = result.metrics, result.cell.attack
+    if metrics is None or attack is None or attack.threat.eps is None or not has_ball(attack.threat):
+        return
+    norm, eps = attack.threat.norm, attack.threat.eps
+    most = farthest_allowed(norm, float(eps))
+    if norm == "l0":
+        # So many values change, by 1 at most.
+        most = math.sqrt(math.floor(most))
+    # No image is farther in L2 than in L1.
+    name, mean = ("mean_linf", metrics.mean_linf) if norm == "linf" else ("mean_l2", metrics.mean_l2)
+    if mean > most * (1 + L2_SLACK) + LINF_SLACK:
+        yield f"{name} = {mean:g}, and images within {norm} {eps_text(eps)} have at most {most:.4g}"
+
+
+class WrongThreat(NamedTuple):
+    """Why an attack cannot have its threat, and whether that is known of the very code that is stated."""
+
+    line: str
+    same_code: bool
+
+
+def wrong_threat(attack: AttackRef) -> WrongThreat | None:
+    """Return why an attack of Crossfire cannot have its norm or its budget; ``None`` where it can, or is not here."""
+    from bench.config import expand
+
+    for ref in (attack.attack, *(each.attack for each in attack.after)):
+        if (entry := own_entry(ref)) is None:
+            continue
+        if (why := expand.wrong_threat(entry, ref.name, attack.threat)) is not None:
+            return WrongThreat(why, _is_same(entry, ref, ref.params))
+    return None
+
+
+def unknown_threat(attack: AttackRef) -> str | None:
+    """Return the name of an attack of which nothing here says which norms it keeps to; ``None`` if there is none."""
+    refs = (attack.attack, *(each.attack for each in attack.after))
+    return next((ref.name for ref in refs if own_entry(ref) is None), None)
+
+
+def own_entry(ref: MethodRef) -> registry.Entry | None:
+    """Return a method of Crossfire that is here, for which no file that a parameter names is opened."""
+    try:
+        require_named(ref, trusted=False)
+        return registry.entry_of(ref)
+    except UsageError:
+        return None
 
 
 def _of_draws(result: CellResult) -> Iterator[str]:
@@ -53,12 +131,8 @@ def _of_draws(result: CellResult) -> Iterator[str]:
 
 def is_random(step: MethodRef) -> bool:
     """Say whether a test-time step of Crossfire, with the code that it has here, always draws."""
-    try:
-        require_named(step, trusted=False)
-        entry = registry.entry_of(step)
-    except UsageError:
-        return False
-    return bool(entry.meta.get("randomised")) and entry.code_sha == step.code_sha
+    entry = own_entry(step)
+    return entry is not None and bool(entry.meta.get("randomised")) and entry.code_sha == step.code_sha
 
 
 def wrong_parameters(ref: MethodRef, *, same_code: bool) -> str | None:
@@ -73,11 +147,7 @@ def wrong_parameters(ref: MethodRef, *, same_code: bool) -> str | None:
     Returns:
         ``None`` where they are as they should be, or the method is not here, or not Crossfire's own.
     """
-    try:
-        # No file that a parameter names is opened for this, so that it does not matter whether there is one.
-        require_named(ref, trusted=False)
-        entry = registry.entry_of(ref)
-    except UsageError:
+    if (entry := own_entry(ref)) is None:
         return None
     params = {name: value for name, value in ref.params.items() if ref.kind != "network" or name not in _AROUND}
     why = _wrong(entry, ref.name, params)

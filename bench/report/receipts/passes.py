@@ -13,6 +13,9 @@ from bench.types import AttackRef, CellResult, Passes, Scalar, UsageError
 _OWN = ("white-box", "adaptive")
 #: The share of what is expected below which passes are too few: round-off may end the work on an image or two early.
 _ENOUGH = 0.99
+#: How many times the forwards that are expected there may be, and how many more: starts of their own are commentary
+#: in formulas, and an attack that bfloat16 leads asks in float32 again at every step.
+_MOST_FORWARDS, _MORE_FORWARDS = 2, 2
 #: Fewer classes than these leave out a part of a suite.
 _LEAST_CLASSES = 4
 
@@ -46,7 +49,37 @@ def remark(result: CellResult) -> str | None:
             each = f"{_number(least.passes.forwards)} and {_number(least.passes.backwards)}"
             which = "each image" if least.images == n else f"each of {least.images:,} images that stayed right"
             return f"{said}, and {name} with its settings takes {each} for {which}"
+    if (upper := _most(result, attack)) is not None and _is_more(stated, upper):
+        return f"{said}, and {name} with its settings takes at most {_number(upper.forwards)} and " + _number(
+            upper.backwards
+        )
     return None
+
+
+def _most(result: CellResult, attack: AttackRef) -> Passes | None:
+    """Return the passes of the base classifier that an image takes at most; ``None`` where that is not known."""
+    from bench.evaluation.passes import passes_of
+
+    meta = _meta(attack) or {}
+    formula, is_random = meta.get("most") or meta.get("passes"), _is_random(result)
+    is_stated = _is_stated(result, attack, is_random=is_random, is_suite=meta.get("early_exit") == "suite")
+    if not isinstance(formula, str) or not is_stated or meta.get("purifiers_only"):
+        return None
+    asked, cost = passes_of(formula, _params(attack)), result.defense_cost
+    if asked is None or attack.step is None:
+        return asked
+    if cost is None or attack.step.score is not None:
+        return None
+    # A step asks the base classifier itself, for every draw that is averaged.
+    draws = attack.eot if is_random else 1
+    forwards, backwards = draws * asked.forwards, draws * asked.backwards
+    within = max(cost.test_forwards, 1)
+    return Passes(within * forwards, cost.test_backwards * forwards + within * backwards)
+
+
+def _is_more(stated: Passes, upper: Passes) -> bool:
+    has_more = stated.forwards > (_MOST_FORWARDS * upper.forwards + _MORE_FORWARDS) / _ENOUGH
+    return has_more or stated.backwards > upper.backwards / _ENOUGH
 
 
 def undecided(result: CellResult) -> str | None:

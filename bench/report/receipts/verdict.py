@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from bench.outcomes import Outcomes
 from bench.report.receipts import passes
 from bench.report.receipts.claims import Wrong, distances_of
+from bench.report.receipts.methods import unknown_threat, wrong_threat
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.sets.kept import Array
 from bench.stats import wilson
-from bench.types import eps_text, jsonable, listed
+from bench.types import AttackRef, Threat, eps_text, jsonable, listed
 
 if TYPE_CHECKING:
     from bench.evaluation.counted import Counted
@@ -126,20 +127,33 @@ def of_claims(contradictions: Iterable[Wrong]) -> list[Finding]:
     return [Finding("claims", "holds", line), *found]
 
 
-def of_budget(receipt: Receipt, arrays: Arrays) -> Finding:
-    """Return what the audit of images showed that found nothing wrong."""
+def of_budget(receipt: Receipt, arrays: Arrays) -> list[Finding]:
+    """Return what the audit of images showed that found nothing wrong, and what is not known of such a budget."""
     attack, n = receipt.result.cell.attack, receipt.result.cell.data.n
     assert attack is not None
-    norm, eps = attack.threat.norm, attack.threat.eps
+    return [_of_ball(attack.threat, n, arrays), *_of_threat(attack)]
+
+
+def _of_ball(threat: Threat, n: int, arrays: Arrays) -> Finding:
+    norm, eps = threat.norm, threat.eps
     if norm == "corruption":
-        return Finding("budget", "said", f"{n:,} images in the box; a corruption has no budget")
+        return Finding("budget", "not checked", f"{n:,} images in the box; a corruption has no budget")
+    if norm in ("flow", "wasserstein"):
+        return Finding("budget", "not checked", f"{n:,} images in the box; a {norm} budget cannot be read off images")
     if eps is None:
         return Finding("budget", "said", f"{n:,} images in the box; the attack has no budget, and minimises {norm}")
-    if norm in ("flow", "wasserstein"):
-        return Finding("budget", "said", f"{n:,} images in the box; a {norm} budget cannot be read off images")
     # Images of a smaller budget than the one that is named flatter a defense.
     largest = f"the largest distance is {distances_of(arrays)[norm].max():.4g}"
     return Finding("budget", "holds", f"{n:,} images in the box and within {norm} {eps_text(eps)}; {largest}")
+
+
+def _of_threat(attack: AttackRef) -> Iterator[Finding]:
+    """Yield what is not known of the norm of an attack; one that its code here cannot have is refused before."""
+    if (name := unknown_threat(attack)) is not None:
+        line = f"{name} is not Crossfire's own, so nothing here says whether it keeps to {attack.threat.norm}"
+        yield Finding("budget", "not checked", line)
+    if (wrong := wrong_threat(attack)) is not None:
+        yield Finding("budget", "not checked", f"its attack has other code here, and here {wrong.line}")
 
 
 def of_passes(receipt: Receipt) -> list[Finding]:

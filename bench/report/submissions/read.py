@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 from bench.keys import Keys
 from bench.report.receipts import passes
 from bench.report.receipts.check import checked
-from bench.report.receipts.claims import misnamed
 from bench.report.receipts.methods import impossible
+from bench.report.receipts.names import misnamed
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.submissions import form, reports
