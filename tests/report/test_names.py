@@ -126,7 +126,13 @@ def planned(tmp_path, text):
 def test_every_name_of_a_plan_is_that_of_its_cell(tmp_path):
     cells = planned(tmp_path, EVERYTHING)
     names = {name for cell in cells for name in (cell.names.model, cell.names.defense, cell.names.attack)}
-    assert {"fgsm from fgsm-at epochs 4 seed 5", "pgd to class 3", "2 x small-cnn", "pgd bf16[preset=tpap]", "mi-fgsm[craft_precision=float32]"} <= names
+    assert {
+        "fgsm from fgsm-at epochs 4 seed 5",
+        "pgd to class 3",
+        "2 x small-cnn",
+        "pgd bf16[preset=tpap]",
+        "mi-fgsm[craft_precision=float32]",
+    } <= names
     assert [why for cell in cells for why in misnamed(cell)] == []
 
 
