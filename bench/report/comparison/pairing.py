@@ -276,14 +276,19 @@ class _MethodNames:
         return _part_names(self._after)
 
     def may_be_renamed(self, part: str, old: str, new: str) -> bool:
+        """Say whether one name went and the other came, and equal code would make them one method."""
+        if not self.is_perhaps_renamed(part, old, new):
+            return False
+        # A file with several methods has one hash, and it may have moved to another folder.
+        in_files = ".py:" in old and ".py:" in new
+        return not in_files or old.rpartition(":")[2] == new.rpartition(":")[2]
+
+    def is_perhaps_renamed(self, part: str, old: str, new: str) -> bool:
         """Say whether one name went and the other came, and the registry does not list them as two methods."""
         if old == new or (part, old) in self._new or (part, new) in self._old:
             return False
-        if part == "weights":
+        if part == "weights" or (".py:" in old and ".py:" in new):
             return True
-        if ".py:" in old and ".py:" in new:
-            # A file with several methods has one hash, and it may have moved to another folder.
-            return old.rpartition(":")[2] == new.rpartition(":")[2]
         # All methods of a library have the hash of its adapter.
         if ":" in old or ":" in new:
             return False
@@ -345,16 +350,21 @@ class _Replacements:
             yield from min((list(differences(old.cell, r.cell)) for r in same_dataset), key=len)
             return
         candidates = self._by_settings.get(_conditions_and_settings(old.cell, self._renames), [])[:_MAX_RIVALS]
-        renamed = (r for r in candidates if self._differs_in_one_name(old.cell, r.cell))
-        for new in islice(renamed, _MAX_REPLACEMENTS):
-            yield f"perhaps renamed: {new.names} has the same parameters and other code"
+        renamed = ((r, why) for r in candidates if (why := self._perhaps_renamed(old.cell, r.cell)))
+        for new, why in islice(renamed, _MAX_REPLACEMENTS):
+            yield f"perhaps renamed: {new.names} has {why}"
 
-    def _differs_in_one_name(self, old: Cell, new: Cell) -> bool:
-        """Say whether two cells are the same except for the name of one method, and its code."""
+    def _perhaps_renamed(self, old: Cell, new: Cell) -> str:
+        """Return what two cells share if they are the same except for the name of one method, and maybe its code."""
         before, after = methods_by_part(old, self._renames), methods_by_part(new)
         if before.keys() != after.keys() or any(before[part].settings != after[part].settings for part in before):
-            return False
+            return ""
         renamed = [part for part in before if before[part].name != after[part].name]
-        return len(renamed) == 1 and self._names.may_be_renamed(
-            renamed[0].removeprefix(SOURCE), before[renamed[0]].name, after[renamed[0]].name
-        )
+        if len(renamed) != 1:
+            return ""
+        was, now = before[renamed[0]], after[renamed[0]]
+        if not self._names.is_perhaps_renamed(renamed[0].removeprefix(SOURCE), was.name, now.name):
+            return ""
+        if was.code == now.code:
+            return "the same parameters and code; so would another method of the same file"
+        return "the same parameters and other code"
