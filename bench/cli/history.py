@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,9 @@ def _show(args: argparse.Namespace) -> int:
     reader = RunReader(Path.cwd())
     with display.phase("reading the runs"):
         timeline = build(_runs(reader, args.sources), Path.cwd(), only=args.only, min_effect=args.min_effect)
-    for note in reader.notes:
+    timeline = replace(timeline, notes=(*reader.notes, *timeline.notes))
+    # Text shows them on the terminal itself.
+    for note in reader.notes if args.out is not None or file_format != "text" else ():
         print(f"warning: {note}", file=sys.stderr)
     with display.phase("writing the timeline"):
         text = _written(timeline, file_format)

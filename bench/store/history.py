@@ -191,8 +191,13 @@ def _head(line: bytes, name: str) -> _Head:
         raise UsageError(f"{name}, line 1: what was asked for is damaged: {error}") from None
 
 
-def read_run(path: Path, shared: reading.SharedParts | None = None) -> RunFile:
+def read_run(path: Path, shared: reading.SharedParts | None = None, *, name: str = "") -> RunFile:
     """Return what a run file holds; of several files, results share the parts in ``shared``.
+
+    Args:
+        path: of the file.
+        shared: likewise.
+        name: what an error calls the file, if not by its path.
 
     Raises:
         UsageError: it cannot be read, or :func:`parse` says so.
@@ -200,10 +205,10 @@ def read_run(path: Path, shared: reading.SharedParts | None = None) -> RunFile:
     try:
         data = files.read(path, reading.MAX_RUN_FILE)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{name or path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise UsageError(f"{path} cannot be read as a run file: {error}") from None
-    return parse(data, str(path), shared)
+        raise UsageError(f"{name or path} cannot be read as a run file: {error}") from None
+    return parse(data, name or str(path), shared)
 
 
 def read(origin: str | Path, *, repository: Path | None = None) -> Recorded:

@@ -31,13 +31,16 @@ class Run(NamedTuple):
     results: list[CellResult]
     #: The commit that the file says it is of: results that an earlier commit measured hold for it too.
     commit: str | None = None
+    #: It is of uncommitted changes on that commit.
+    dirty: bool = False
 
 
 class RunReader:
-    """Reads runs one by one; ``notes`` says in a line each what was left out."""
+    """Reads runs one by one; ``notes`` says in a line each what was left out, for a reader on another machine too."""
 
     def __init__(self, repository: Path) -> None:
         self.notes: list[str] = []
+        self._root = root_of_runs(repository)
         self._repository = repository
         self._shared = reading.SharedParts()
 
@@ -49,7 +52,7 @@ class RunReader:
         Raises:
             UsageError: there are none.
         """
-        root = root_of_runs(self._repository)
+        root = self._root
         paths = self._few_enough(sorted((root / RUNS).glob("*/*.json")), root / RUNS)
         known = {path.relative_to(root).as_posix() for path in paths}
         listed = git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD", f"{RUNS.as_posix()}/") or ""
@@ -72,10 +75,10 @@ class RunReader:
             UsageError: it is none of these, or a run file that is damaged.
         """
         if source.is_file():
-            yield Run(str(source), read_run(source, self._shared).results, _commit_of(source.stem))
+            yield Run(str(source), read_run(source, self._shared).results, *_commit_of(source.stem))
         elif (source / "cells").is_dir():
             recorded = read(source)
-            self.notes += recorded.notes
+            self.notes += (note.replace(str(source), self._brief(source)) for note in recorded.notes)
             yield Run(str(source), recorded.results)
         elif source.is_dir():
             paths = self._few_enough(list(islice(_json_files(source), _MAX_FILES + 1)), source)
@@ -94,8 +97,10 @@ class RunReader:
         """Yield what files hold; of those that cannot be read a note says why."""
         why: dict[str, str] = {}
         for path in paths:
+            name = self._brief(path)
             try:
-                run = Run(str(path), read_run(path, self._shared).results, _commit_of(path.stem))
+                source = str(path) if name == path.name else name
+                run = Run(source, read_run(path, self._shared, name=name).results, *_commit_of(path.stem))
             except UsageError as error:
                 why[str(path)] = str(error)
             else:
@@ -111,7 +116,8 @@ class RunReader:
                 if size > reading.MAX_RUN_FILE:
                     raise UsageError(f"{name} has {size:,} bytes, and at most {reading.MAX_RUN_FILE:,} are read")
                 data = git_bytes(root, "cat-file", "blob", f"HEAD:{name}") or b""
-                run = Run(f"HEAD:{name}", parse(data, name, self._shared).results, _commit_of(PurePosixPath(name).stem))
+                commit = _commit_of(PurePosixPath(name).stem)
+                run = Run(f"HEAD:{name}", parse(data, name, self._shared).results, *commit)
             except UsageError as error:
                 why[name] = str(error)
             else:
@@ -123,6 +129,12 @@ class RunReader:
             count = f"{len(why)} file{'s' * (len(why) > 1)} left out"
             self.notes.append(f"{count}: {listed(why.values(), _FEW, between='; ')}")
 
+    def _brief(self, path: Path) -> str:
+        """Return a path as seen from the repository, or its name alone where it lies elsewhere and is absolute."""
+        if path.is_relative_to(self._root):
+            return path.relative_to(self._root).as_posix()
+        return path.name if path.is_absolute() else str(path)
+
     @staticmethod
     def _few_enough(paths: list[Place], folder: Path) -> list[Place]:
         if len(paths) > _MAX_FILES:
@@ -130,8 +142,10 @@ class RunReader:
         return paths
 
 
-def _commit_of(stem: str) -> str | None:
-    return stem if COMMIT.fullmatch(stem) else None
+def _commit_of(stem: str) -> tuple[str | None, bool]:
+    """Return the commit that the name of a file says, and whether it is of uncommitted changes on it."""
+    commit = stem.removesuffix("-dirty")
+    return (commit, commit != stem) if COMMIT.fullmatch(commit) else (None, False)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:

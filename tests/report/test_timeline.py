@@ -72,6 +72,16 @@ def test_a_step_is_marked_at_its_commit_and_what_stays_there_is_no_further_chang
     assert not told.judged.drifted
 
 
+def test_each_pair_of_results_is_one_test(tmp_path):
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    t = timeline([at(i, high if i < 3 else low) for i in range(6)], tmp_path)
+    # Each with the one before it, with the first, and with the first since the mark at 3, whose next has one test.
+    pairs = {(i - 1, i) for i in range(1, 6)} | {(0, i) for i in range(1, 6)} | {(3, i) for i in (4, 5)}
+    assert t.tests == len(pairs) == 10
+    assert "10 tests (exact McNemar" in render(t)
+
+
 def test_what_returns_is_a_change_back(tmp_path):
     high = outcomes(0.6, N)
     low = flipped(high, 45, 5)
@@ -514,6 +524,87 @@ def test_a_file_of_a_commit_carries_what_earlier_ones_measured(repository):
     assert line.lanes[0].points[1].point.carried_from.commit == names[0]
 
 
+def test_a_file_of_uncommitted_changes_carries_what_its_commit_measured(repository):
+    name, high = committed(repository, "change", 0), outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    own = [at(0, high, commit=name, attack=attack) for attack in ("pgd", "fgsm")]
+    edited = at(1, low, commit=name, attack="fgsm", code="2", dirty=True)
+    write(repository, own)
+    file = repository / "results" / "runs" / "box" / f"{name}-dirty.json"
+    file.write_text(serialise([own[0], edited]))
+    t = build(RunReader(repository).recorded(), repository)
+    assert [(place.origin.commit, place.origin.dirty) for place in t.places] == [(name, False), (name, True)]
+    lines = {line.line.attack: line for line in t.lines}
+    assert verdicts(lines["fgsm"]) == ["first", "worse"]
+    assert verdicts(lines["pgd"]) == ["first", "same measurement"]
+    assert lines["pgd"].lanes[0].points[1].point.carried_from.commit == name
+    assert t.measurements == 3
+
+
+def test_commits_between_are_those_that_stand_on_the_page(repository):
+    names = [committed(repository, f"change {i}", i) for i in range(5)]
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    # Of the second there are uncommitted changes alone, of the third nothing; the fourth has a result of another cell.
+    results = [
+        at(0, high, commit=names[0]),
+        at(1, high, commit=names[1], dirty=True),
+        at(3, high, commit=names[3], attack="fgsm"),
+        at(4, low, commit=names[4]),
+    ]
+    lines = {line.line.attack: line for line in timeline(results, repository).lines}
+    assert verdicts(lines["pgd"]) == ["first", "no change", "worse"]
+    ((lane, told),) = lines["pgd"].changes
+    assert remarks_of(lane, told) == ["1 commit between the two without a result here"]
+    ((lane, told),) = only_line([each for each in results if each.names.attack == "pgd"], repository).changes
+    assert remarks_of(lane, told) == []
+
+
+def without_outcomes(r):
+    return r.model_copy(update={"clean_bits": None, "adversarial_bits": None})
+
+
+def test_results_without_outcomes_are_said_to_be_compared_with_none(tmp_path):
+    runs = [without_outcomes(at(i, outcomes(0.6, N))) for i in range(3)]
+    t = timeline(runs, tmp_path)
+    text = FORMATS["text"](t)
+    assert (t.tests, verdicts(t.lines[0])) == (0, ["not tested"] * 3)
+    assert "Every line has one point" not in text
+    assert "No two results of a lane can be compared: outcomes of images were not kept\n" in text
+    assert "note: 3 results without outcomes of images: drawn, and compared with none\n" in text
+    assert "│ in a small line is a break" in text and "kept no outcomes of images" in text
+    said = [row["remarks"] for row in csv.DictReader(io.StringIO(FORMATS["csv"](t)))]
+    assert all("the outcomes of its images were not kept: compared with none" in each for each in said)
+    # One of them among others does not keep these apart.
+    mixed = timeline([at(0, outcomes(0.6, N)), runs[1], at(2, outcomes(0.6, N))], tmp_path)
+    assert (mixed.tests, verdicts(mixed.lines[0])) == (1, ["first", "not tested", "no change"])
+
+
+def test_failed_cells_are_no_lane_of_one_point(tmp_path):
+    t = timeline([at(0, outcomes(0.6, N)), at(1, outcomes(0.6, N), status="failed")], tmp_path)
+    assert "No two results of a lane can be compared: cells failed\n" in FORMATS["text"](t)
+
+
+@pytest.mark.parametrize("where", ["inside", "outside", "store"])
+def test_no_note_names_a_folder_of_this_machine(repository, tmp_path, where):
+    committed(repository, "change", 0)
+    folder = repository if where == "inside" else tmp_path / "elsewhere"
+    if where == "store":
+        store = stored(folder, [at(0, outcomes(0.6, N), commit="main"), at(1, outcomes(0.6, N))])
+        next(iter((folder / "cells").rglob("*.json"))).write_text("{}")
+        stored(store.root, [at(2, outcomes(0.3, N), commit="main", seed=1)])
+    else:
+        write(folder, [at(i, outcomes(0.6, N), commit=name) for i, name in enumerate(("main", commit(1)))])
+        (folder / "results" / "runs" / "box" / "damaged.json").write_text("{}")
+    reader = RunReader(repository)
+    t = build(reader.of(folder), repository)
+    notes = [*reader.notes, *t.notes]
+    assert len(notes) == 2
+    assert all(str(tmp_path) not in note for note in notes)
+    named = {"inside": "results/runs/box/", "outside": "", "store": ""}[where]
+    assert any(f"{named}damaged.json" in note or "elsewhere" in note for note in notes)
+
+
 def test_a_key_that_stands_for_two_cells_counts_once(tmp_path):
     bits = outcomes(0.6, N)
     other = at(1, bits, eps="1/255").model_copy(update={"key": at(0, bits).key})
@@ -658,9 +749,16 @@ def test_the_verb_reads_the_working_tree_and_what_only_head_holds(repository, mo
     out, err = capsys.readouterr()
     assert "3 commits, 1 line: 1 real change" in out
     assert f"{names[2][:10]}  2026-06-03  change 2" in out
-    assert "1 file left out" in err
-    assert "damaged.json" in err
-    assert main(["history", "--out", "page.html"]) == 0
+    note = "1 file left out: results/runs/box/damaged.json is no run file of Crossfire"
+    assert f"note: {note}" in out
+    assert err == ""
+    # What is read elsewhere says so too, and names no folder of this machine.
+    for name in ("page.html", "page.md", "page.json", "page.csv"):
+        assert main(["history", "--out", name]) == 0
+        text = (repository / name).read_text()
+        assert (note in text.replace("\\", "")) == (not name.endswith(".csv"))
+        assert str(repository) not in text
+        assert note in capsys.readouterr().err
     assert "<title>Crossfire over time</title>" in (repository / "page.html").read_text()
     assert main(["history", "--only", "nothing"]) == 2
     assert "no result matches --only nothing" in capsys.readouterr().err

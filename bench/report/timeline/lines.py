@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
+from pathlib import PurePath
 from typing import NamedTuple
 
 from bench.differences import changed, differences, methods_by_part
@@ -50,6 +51,11 @@ class Point(NamedTuple):
     error: str
     #: Where it was measured, if it was not measured here but holds here too: its code did not change.
     carried_from: Origin | None
+
+    @property
+    def is_without_outcomes(self) -> bool:
+        """Say whether it was measured, and the outcomes of its images were not kept."""
+        return self.outcomes is None and not self.error
 
 
 class Asked(NamedTuple):
@@ -186,8 +192,9 @@ class Collected:
         for r in run.results:
             origin = Origin.of(r.provenance, run.source)
             also = None
-            if run.commit is not None and run.commit != origin.commit and not origin.dirty:
-                also = Origin(run.commit, dirty=False)
+            if run.commit is not None and not origin.dirty:
+                here = Origin(run.commit, run.dirty)
+                also = None if here == origin else here
             self._time(r.provenance.finished, origin, also)
             if self._only is None or r.names.match(self._only):
                 self._add(r, run, origin, also)
@@ -247,7 +254,9 @@ class Collected:
     def left_out(self) -> Iterator[str]:
         """Yield a line on what was left out, and on each source whose commit is none."""
         for source, wrong in islice(self._wrong.items(), _MAX_SOURCES):
-            yield f"{source}: {wrong}; placed by the time of its results"
+            # The page may be published: it names no folders of this machine.
+            shown = PurePath(source).name if PurePath(source).is_absolute() else source
+            yield f"{shown}: {wrong}; placed by the time of its results"
         if len(self._wrong) > _MAX_SOURCES:
             yield f"the same of {len(self._wrong) - _MAX_SOURCES:,} more sources"
         if self._foreign:

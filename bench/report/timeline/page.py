@@ -266,7 +266,7 @@ def _marks(events: Sequence[tuple[ToldLane, Told]], axis: _Axis, places: int, th
         share = told.point.share
         event = _event(lane, told, threat)
         top = axis.y(share) / _HEIGHT * 100 if share is not None else 100
-        kind = f"{event['kind']}{' drift' if event['drifted'] else ''}"
+        kind = f"{event['kind']}{' drift' if event['drifted'] else ''}{' dirty' if told.place.origin.dirty else ''}"
         yield _Mark(_left(told.point.place, places), f"{top:.1f}", kind, f"{told.place.label}: {event['text']}")
 
 

@@ -132,7 +132,10 @@ def places(measured: Mapping[Origin, Measured], known: KnownCommits, pages: str 
     )
     merged = _merged([(origin, measured[origin].first) for origin in in_order], by_time, times)
     ranks = {commit: rank for rank, commit in enumerate(known.order)}
-    return [_place(origin, measured[origin], known, ranks, pages) for origin in merged]
+    # A commit of which there are only results with uncommitted changes does not stand on the axis itself.
+    clean = {ranks[origin.commit] for origin in in_order if origin.commit and not origin.dirty}
+    on_axis = sum(1 << rank for rank in clean)
+    return [_place(origin, measured[origin], known, ranks, on_axis, pages) for origin in merged]
 
 
 def _merged(
@@ -158,7 +161,7 @@ def _merged(
 
 
 def _place(
-    origin: Origin, measured: Measured, known: KnownCommits, ranks: Mapping[str, int], pages: str | None
+    origin: Origin, measured: Measured, known: KnownCommits, ranks: Mapping[str, int], on_axis: int, pages: str | None
 ) -> Place:
     commit = origin.commit or ""
     rank, about = ranks.get(commit), known.about.get(commit)
@@ -166,8 +169,8 @@ def _place(
     return Place(
         origin=origin,
         rank=None if origin.dirty else rank,
-        ancestors=known.ancestors.get(commit, 0) & ~own,
-        mainline=known.mainline.get(commit, 0) & ~own,
+        ancestors=known.ancestors.get(commit, 0) & on_axis & ~own,
+        mainline=known.mainline.get(commit, 0) & on_axis & ~own,
         known=rank is not None,
         subject=about.subject if about and not origin.dirty else "",
         day=(about.date if about else measured.first or measured.last)[:10],

@@ -36,7 +36,7 @@ def as_text(t: Timeline) -> str:
     if any(small.BAR in picture for picture in chain.from_iterable(pictures)):
         lines += [
             f"{small.BAR} in a small line is a break: its two sides are of two machines, protocols, cells or branches, "
-            "and not compared"
+            "or the left one kept no outcomes of images, and they are not compared"
         ]
     for line, drawn in zip(t.lines, pictures, strict=False):
         lines += _small_lines(line, [f"{picture:{width}}" for picture in drawn])

@@ -36,16 +36,29 @@ def commits(t: Timeline) -> int:
 
 def method(t: Timeline) -> str:
     """Return how changes were told from chance, in one sentence."""
-    if not t.tests:
+    if not t.tests and all(len(lane.points) == 1 for lane in t.lanes):
         return (
             "Every line has one point in its lane, so there is nothing to compare: run --record on further commits "
             "of this machine adds points"
         )
+    if not t.tests:
+        return f"No two results of a lane can be compared: {'; '.join(_obstacles(t))}"
     return (
         f"{counted(t.measurements, 'result')}, each tested image by image against the run before and the first since "
         f"the last change: {counted(t.tests, 'test')} (exact McNemar, Holm at {100 * ALPHA:g} %, at least "
         f"{t.min_effect:g} points)"
     )
+
+
+def _obstacles(t: Timeline) -> Iterator[str]:
+    """Yield why results that are not alone in their lane have no test."""
+    told = [told for line in t.lines for lane in line.lanes if len(lane.points) > 1 for told in lane.points]
+    if any(each.point.is_without_outcomes for each in told):
+        yield "outcomes of images were not kept"
+    if any(each.point.error for each in told):
+        yield "cells failed"
+    if sum(each.follows is None and each.point.outcomes is not None for each in told) > 1:
+        yield "nothing says which of them was built on which"
 
 
 def remarks(t: Timeline) -> Iterator[str]:
@@ -66,6 +79,8 @@ def remarks(t: Timeline) -> Iterator[str]:
         )
     if homeless:
         yield f"{counted(homeless, 'source')} without a commit, measured outside a repository: placed by time"
+    if without := sum(told.point.is_without_outcomes for _, _, told in t.points):
+        yield f"{counted(without, 'result')} without outcomes of images: drawn, and compared with none"
     if dirty:
         yield f"{counted(dirty, 'place')} with uncommitted changes: marked, and nothing is compared with them later"
 
@@ -114,6 +129,8 @@ def remarks_of(lane: ToldLane, told: Told) -> list[str]:
     if told.judged.is_change and told.judged.test is not None:
         skipped = _between(lane, told, told.judged.test.against)
         lines += [f"{counted(skipped, 'commit')} between the two without a result here"] if skipped else []
+    if told.point.is_without_outcomes:
+        lines.append("the outcomes of its images were not kept: compared with none")
     if told.judged.brought_by is not None:
         lines.append(f"a merge brought the change of {lane.points[told.judged.brought_by].place.label}")
     if told.follows is None and told is not lane.points[0] and told.point.outcomes is not None:

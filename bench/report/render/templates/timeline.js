@@ -23,8 +23,25 @@
       group.hidden = !inGroup;
       any ||= inGroup;
     }
+    // The list shows the changes of the lines that are shown.
+    for (const article of all("#changes article")) {
+      for (const change of all("li", article)) change.hidden = get(`line-${change.dataset.line}`).hidden;
+      article.hidden = all("li", article).every((change) => change.hidden);
+    }
+    for (const list of all("#changes")) list.hidden = all("article", list).every((article) => article.hidden);
+    for (const older of all("#older")) older.hidden = words.length > 0;
     get("nothing").hidden = any;
   };
+  // An address, or the way back, may lead to a line that the filters hide.
+  const reveal = () => {
+    const aim = location.hash && get(location.hash.slice(1));
+    if (!aim?.closest("figure")?.hidden) return;
+    get("search").value = "";
+    get("changed").checked = false;
+    filter();
+    aim.scrollIntoView();
+  };
+  addEventListener("hashchange", reveal);
   get("search").addEventListener("input", filter);
   get("changed").addEventListener("change", filter);
 
