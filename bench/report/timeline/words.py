@@ -52,7 +52,7 @@ def method(t: Timeline) -> str:
 
 def _obstacles(t: Timeline) -> Iterator[str]:
     """Yield why results that are not alone in their lane have no test."""
-    told = [told for line in t.lines for lane in line.lanes if len(lane.points) > 1 for told in lane.points]
+    told = [told for _, lane, told in t.points if len(lane.points) > 1]
     if any(each.point.is_without_outcomes for each in told):
         yield "outcomes of images were not kept"
     if any(each.point.error for each in told):
