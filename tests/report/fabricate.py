@@ -99,6 +99,8 @@ def result(
     eps: Any = "8/255",
     dataset: str = "digits",
     network: str = "small-cnn",
+    network_params: dict[str, Any] | None = None,
+    network_code: str = "1",
     seed: int = 0,
     status: Any = "done",
     flags: tuple[str, ...] = (),
@@ -133,7 +135,7 @@ def result(
         data_sha=sha256_hex(dataset),
     )
     model = ModelRef(
-        network=method("network", network),
+        network=method("network", network, network_params, network_code),
         weights=TrainRef(
             recipe=method("recipe", recipe, recipe_params),
             schedule=Schedule(epochs=epochs),

@@ -1,8 +1,10 @@
+import re
 from fractions import Fraction
 
 import pytest
 
 from bench.report.leaderboard.tables import WORST_LABEL, build
+from bench.report.render.html import render
 from bench.stats import paired_difference, wilson
 from tests.report.fabricate import outcomes, result, story
 
@@ -178,11 +180,35 @@ def test_other_images_make_another_table_and_say_so():
     assert all("another image list" in table.notes[0] for table in tables)
 
 
+def test_networks_of_one_name_are_told_apart_in_the_heading():
+    results = [
+        result("standard", "pgd", clean=[True] * 10, network_params={"channels": channels, "depth": 3})
+        for channels in (8, 16)
+    ]
+    board = build(results)
+    titles = ["digits · small-cnn[channels=16] · 10 images", "digits · small-cnn[channels=8] · 10 images"]
+    assert sorted(table.title for table in board.tables) == titles
+    notes = {table.model: table.notes[0] for table in board.tables}
+    assert notes["small-cnn[channels=8]"] == "another network than its namesake: small-cnn[channels=8]"
+    page = render(board)
+    assert all(f"small-cnn[channels={channels}]</h2>" in page for channels in (8, 16))
+    # Of another image list nothing is said, and code alone leaves the name.
+    other = result("standard", "pgd", clean=[True] * 10, network_code="2", rows="others")
+    tables = build([result("standard", "pgd", clean=[True] * 10), other]).tables
+    assert {table.model for table in tables} == {"small-cnn"}
+    assert all(
+        re.match(
+            "another image list and network than its namesake: images #.{4} of first 10 and code #", table.notes[0]
+        )
+        for table in tables
+    )
+
+
 def test_another_protocol_makes_another_table_and_says_so():
     clean = [True] * 10
     tables = build([result(clean=clean), result(attack="fgsm", clean=clean, version=99)]).tables
     assert len(tables) == 2
-    assert sum("protocol unknown" in note for table in tables for note in table.notes) == 1
+    assert sum("measured with protocol unknown" in note for table in tables for note in table.notes) == 1
 
 
 def test_one_label_on_two_things_is_told_apart_by_what_differs():

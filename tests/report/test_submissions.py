@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from bench.cli import command, main
+from bench.report.leaderboard.pareto import cost_front, primary
 from bench.report.leaderboard.tables import build
+from bench.report.render.latex import latex
 from bench.report.submissions import merge, read, render
 from bench.report.submissions.form import Unusable, https, submission, withdrawals
 from bench.store.history import serialise
-from bench.types import UsageError
+from bench.types import CellResult, UsageError
 from tests.report.fabricate import outcomes, result
 from tests.report.test_html import Page
-from tests.report.test_receipts import folder, forged, receipt, with_outcomes  # noqa: F401
+from tests.report.test_receipts import folder, forged, receipt, with_key, with_outcomes  # noqa: F401
 
 CLEAN = outcomes(0.9, 100)
 WEAK, STRONG = outcomes(0.5, 100, 1), outcomes(0.3, 100, 1)
@@ -83,10 +85,10 @@ def test_only_outcomes_that_differ_are_marked(tmp_path, clean, adversarial, mark
     submit(tmp_path, "b", result("standard", "pgd", clean=clean, adversarial=adversarial, seconds=0.003), who="Bob")
     _, both = merged(tmp_path)
     (ranked,) = both.ranked
-    assert set(ranked.flags) == marks
+    assert set(ranked.flags) == marks | {"not-repeated"}
     (table,) = build(both.ranked).tables
     (shown,) = [column.id for column in table.columns if column.kind == "clean"]
-    assert table.rows[0].values[shown].footnotes == on_clean
+    assert table.rows[0].values[shown].footnotes == (*on_clean, "not-repeated")
 
 
 def test_the_newer_result_of_one_person_counts_and_the_older_is_listed(tmp_path):
@@ -228,6 +230,80 @@ def test_what_is_superseded_says_what_the_table_shows(tmp_path):
     page = render.as_markdown(build(both.ranked), render.contributions(found, both))
     (line,) = [line for line in page.splitlines() if "now 90.0 % of 2026-11-21" in line]
     assert line.endswith("in the tables 30.0 % by Bob (run file: outcomes only)")
+
+
+def fabricated(honest):
+    """Return a result beside an honest one: another network, right everywhere, attacked in no passes."""
+    body = honest.model_dump(mode="json", by_alias=True)
+    for model in (body["cell"]["model"], body["cell"]["attack"]["model"]):
+        model["weights"]["schedule"]["epochs"] = 300
+    right = np.ones(honest.cell.data.n, dtype=bool)
+    with_outcomes({"result": body}, right, right)
+    body["cost"] |= {"forwards_per_example": 0.0, "backwards_per_example": 0.0, "flops_per_example": 0.0}
+    with_key({"result": body})
+    return CellResult.model_validate_json(json.dumps(body))
+
+
+def test_numbers_that_nobody_repeated_are_marked_and_not_the_best(submissions, tmp_path):
+    root, out = tmp_path / "submissions", tmp_path / "verified"
+    shutil.copytree(submissions / "ada", root / "ada")
+    honest = read.read(root, None, command.version()).entries[0].result
+    submit(root, "eve", fabricated(honest), who="Eve")
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(out)]) == 0
+    found = read.read(root, out, command.version())
+    both = merge.merged(found)
+    board, people = build(both.ranked), render.contributions(found, both)
+    (table,) = board.tables
+    first, second = table.rows
+    numbers = [row.values["clean"].number for row in (first, second)]
+    assert numbers == [1.0, honest.metrics.clean_accuracy]
+    marks = {"not-repeated", "not-plausible"}
+    for column in (column for column in table.columns if column.unit == "accuracy"):
+        assert table.mark(first, column) == ""
+        # Of clean answers it says nothing that the passes of the attack cannot be.
+        assert marks - set(first.values[column.id].footnotes) == (set() if column.group else {"not-plausible"})
+        assert not marks & set(second.values[column.id].footnotes)
+    # Nor has it a rank, or a place in the front of the scatter plot.
+    assert table.ranking is None
+    assert [share for _, share in cost_front(primary(table))] == [honest.metrics.robust_accuracy]
+    text = render.as_markdown(board, people)
+    assert "| 100.0<sup>ab</sup> |" in text and "**100.0" not in text
+    assert "a: not-repeated (the word of those who measured: nobody else made the predictions again)" in text
+    for formatted in (render.as_csv(board, people), render.as_html(board, people), latex(board)):
+        assert "not-plausible" in formatted
+    page = render.as_html(board, people)
+    assert page.count('class="mark solid unproven"') == 1 and page.count('class="mark solid"') == 1
+    rows = json.loads(render.as_json(board, people))["cells"]
+    assert sorted(marks <= set(row["flags"]) for row in rows) == [False, True]
+
+
+def test_clean_accuracy_is_that_of_repeated_predictions(submissions, tmp_path):
+    root, out = tmp_path / "submissions", tmp_path / "verified"
+    shutil.copytree(submissions / "ada", root / "ada")
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(out)]) == 0
+    honest = read.read(root, out, command.version()).entries[0].result
+    clean = honest.cell.model_copy(update={"attack": None})
+    body = honest.model_dump(mode="json", by_alias=True) | {"cell": clean.model_dump(mode="json", by_alias=True)}
+    right = np.ones(honest.cell.data.n, dtype=bool)
+    with_outcomes({"result": body}, right, right)
+    body |= {"adversarial_bits": None, "names": body["names"] | {"attack": "clean"}}
+    with_key({"result": body})
+    # Somebody says that the same network is right everywhere.
+    submit(root, "eve", CellResult.model_validate_json(json.dumps(body)), who="Eve")
+    both = merge.merged(read.read(root, out, command.version()))
+    values = [table.rows[0].values["clean"] for table in build(both.ranked).tables]
+    assert [value.number for value in values] == [honest.metrics.clean_accuracy] and not values[0].partial
+
+
+def test_one_attack_is_one_column_however_its_file_calls_it(tmp_path):
+    other = result("standard", "pgd", clean=CLEAN, adversarial=STRONG, epochs=9, label="pgd[eps=8/255,norm=linf]")
+    more = result("standard", "fgsm", clean=CLEAN, attack_params={}, label="fgsm[steps=1000]")
+    longer = result("standard", "pgd", clean=CLEAN, eps="4/255", attack_params={"steps": 50})
+    submit(tmp_path, "a", attacked(), more, who="Ada")
+    submit(tmp_path, "b", other, longer, who="Bob")
+    (table,) = build(merged(tmp_path)[1].ranked).tables
+    columns = [(column.group, column.label) for column in table.columns if column.kind == "attack"]
+    assert columns == [("L∞ ε=8/255", "fgsm"), ("L∞ ε=8/255", "pgd"), ("L∞ ε=4/255", "pgd")]
 
 
 @pytest.mark.parametrize(

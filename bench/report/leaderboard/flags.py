@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+#: Flags of results by strangers of which little is known: they are shown with these marks, and are not ranked.
+NOT_REPEATED, NOT_PLAUSIBLE = "not-repeated", "not-plausible"
+UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE})
 
 MEANINGS: Mapping[str, str] = {
     "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
@@ -23,6 +27,8 @@ MEANINGS: Mapping[str, str] = {
     "measured-differently": "somebody else has other outcomes for it",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
+    "not-plausible": "the passes that are stated are not those of the attack with its settings",
+    "not-repeated": "the word of those who measured: nobody else made the predictions again",
     "not-deterministic": "answers differ from call to call with the same draws",
     "probabilities": "the defense returns probabilities, which flatten the losses",
     "raised-without-passes": "the attack raised an error once images had no passes left: each keeps its best iterate",
@@ -45,11 +51,17 @@ OF_ANSWERS = frozenset(
         "clean-measured-differently",
         "no-catastrophic-overfitting",
         "not-deterministic",
+        "not-repeated",
         "probabilities",
         "randomised",
         "robust-overfitting",
     }
 )
+
+
+def unproven(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return the marks among some notes or flags that say that little is known of a result."""
+    return tuple(sorted(UNPROVEN.intersection(notes)))
 
 
 def explained(note: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import TypeVar
 
+from bench.report.leaderboard.flags import unproven
 from bench.report.leaderboard.summaries import ThreatSummary, Value
 from bench.report.leaderboard.tables import Table
 
@@ -42,10 +43,13 @@ def full_knowledge(summary: ThreatSummary) -> Value | None:
 
 
 def cost_front(summaries: Iterable[ThreatSummary]) -> list[tuple[float, float]]:
-    """Return the Pareto front of defenses: FLOPs per image and worst case in [0, 1], from cheap to expensive."""
+    """Return the Pareto front of defenses: FLOPs per image and worst case in [0, 1], from cheap to expensive.
+
+    What is only the word of a stranger has no part in it.
+    """
     points: list[tuple[float, float]] = []
     for summary in summaries:
         value = full_knowledge(summary)
-        if summary.cost and value and value.number is not None:
+        if summary.cost and value and value.number is not None and not unproven(value.footnotes):
             points.append((summary.cost.test_flops, value.number))
     return pareto_front(points, itemgetter(0), itemgetter(1))

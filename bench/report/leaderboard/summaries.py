@@ -15,7 +15,7 @@ from bench.anytime import anytime_interval
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import OF_ANSWERS
+from bench.report.leaderboard.flags import OF_ANSWERS, unproven
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
@@ -58,7 +58,7 @@ class Value:
     footnotes: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     failed: bool = False
-    #: A worst case over fewer attacks than the table has, or an upper bound only; it is not ranked.
+    #: A worst case over fewer attacks than the table has, an upper bound only, or a stranger's word: it is not ranked.
     partial: bool = False
     #: Of an accuracy under attack: robust accuracy, the share that is right clean as well.
     robust: float | None = None
@@ -304,6 +304,7 @@ class DefenseCells:
         shares = [outcomes.share for outcomes in survivors.values()]
         bound = unsound((self._accuracy(coord), self._flags(coord)) for coord in used) if any(shares) else ()
         footnotes[UPPER_BOUND + ", ".join(bound)] = bool(bound)
+        footnotes |= dict.fromkeys(unproven(chain.from_iterable(result.flags for result in results)), True)
         value = mean_value(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
 
@@ -363,7 +364,8 @@ class DefenseCells:
         with_static = {attack for attack in attacks if self.robust.get(("static", group, attack))}
         with_adaptive = {attack for attack in attacks if self.robust.get(("adaptive", group, attack))}
         counts = f"{len(with_static)} static, {len(with_adaptive)} adaptive attacks"
-        footnotes = (counts,) if with_static != with_adaptive else ()
+        marks = unproven((*static[0].footnotes, *adaptive[0].footnotes))
+        footnotes = (*((counts,) if with_static != with_adaptive else ()), *marks)
         return replace(gap, footnotes=footnotes, keys=static[0].keys + adaptive[0].keys)
 
 
@@ -481,6 +483,7 @@ def mean_value(
         flags: whether the flags of the results are footnotes, too.
     """
     raised = sorted(set(chain.from_iterable(r.flags for r in results)) - {"failed"}) if flags else []
+    is_partial = bool(unproven(raised))
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)
     if not shares:
@@ -488,17 +491,27 @@ def mean_value(
     some = (f"{failed} of {len(results)} seeds failed",) if failed and flags else ()
     # The seeds share their images, so the interval is that of one seed.
     ends = wilson(min(n, fmean(shares) * n), n)
-    return Value(*ends, spread(shares), (*raised, *some, *footnotes), keys)
+    return Value(*ends, spread(shares), (*raised, *some, *footnotes), keys, partial=is_partial)
 
 
 def _clean(results: Sequence[CellResult]) -> Value:
+    results = _proven_last(results)
     plain = [r for r in results if r.cell.attack is None]
+    known = [r for r in results if r.metrics]
+    if known and not unproven(known[-1].flags):
+        # Of strangers' results, those that were repeated count alone.
+        plain = [r for r in plain if not unproven(r.flags)]
     if not any(r.metrics for r in plain):
         # Attacked cells have the clean answers too; what their flags say of the attack is not said of these.
-        attacked = {r.cell.seed: r for r in results if r.metrics}.values()
+        attacked = {r.cell.seed: r for r in known}.values()
         plain += [r.model_copy(update={"flags": tuple(set(r.flags) & OF_ANSWERS)}) for r in attacked]
     shares = [r.metrics.clean_accuracy for r in plain if r.metrics]
     return mean_value(shares, results[0].cell.data.n, plain, _disagreements(results))
+
+
+def _proven_last(results: Sequence[CellResult]) -> list[CellResult]:
+    """Return results in their order, those by strangers of which little is known before the others."""
+    return sorted(results, key=lambda r: not unproven(r.flags))
 
 
 def _disagreements(results: Sequence[CellResult]) -> Iterator[str]:
@@ -529,7 +542,7 @@ def _differ(values: Iterable[tuple[int, float | None]]) -> bool:
 
 
 def _cost(results: Sequence[CellResult]) -> DefenseCost | None:
-    costs = [r.defense_cost for r in results if r.defense_cost]
+    costs = [r.defense_cost for r in _proven_last(results) if r.defense_cost]
     if not costs:
         return None
     return costs[-1].model_copy(update={"test_seconds": median(cost.test_seconds for cost in costs)})

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard import corruption_error
+from bench.report.leaderboard.flags import unproven
 from bench.report.leaderboard.judging import PurifierRow, gapless_lines, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import (
     Params,
@@ -310,9 +311,9 @@ def build(
             known = status.keys() | {part.key for part in parts[content]}
             missing = Counter(defense for key, defense in wanted.items() if key not in known)
             count = Count.of(wanted, status, {part.key for part in parts[content]})
-            alone = len(namesakes) == 1
+            called = _Called.of(content, namesakes, rename)
             table, named = _table(
-                own, parts[content], missing, count, rename, uncorrupted, protocol=content[2], alone=alone
+                own, parts[content], missing, count, rename, uncorrupted, protocol=content[2], called=called
             )
             tables.append(table)
             labels |= named
@@ -321,6 +322,45 @@ def build(
     )
     absent = tuple((title, len(plans[table])) for table, title in sorted(titles.items(), key=lambda each: each[1]))
     return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(results) - len(answers), absent)
+
+
+class _Called(NamedTuple):
+    """What the network of a table is called, and in what the table differs from others of its names, as a note."""
+
+    model: str
+    note: str
+
+    @classmethod
+    def of(
+        cls,
+        content: tuple[str, str, str],
+        namesakes: Mapping[tuple[str, str, str], Sequence[CellResult]],
+        rename: Mapping[str, str],
+    ) -> _Called:
+        """Tell a table from its namesakes.
+
+        Args:
+            content: its images, its network and its protocol, as text.
+            namesakes: the results of all tables of its names, by their contents.
+            rename: new names by the old ones.
+        """
+        first = namesakes[content][0]
+        data, network = first.cell.data, first.cell.model.network
+        name = rename.get(first.names.model, first.names.model)
+        others = {each[1]: own[0].cell.model.network for each, own in namesakes.items()}
+        labels = unique({each: (name, other.params) for each, other in others.items()})
+        # Of networks that differ in their code alone the name stays, as published numbers are found by it.
+        has_params = len({str(sorted(other.params.items())) for other in others.values()}) > 1
+        label = labels[content[1]] if has_params else name
+        of_network = label if has_params else f"code #{network.code_sha[:4]}"
+        known = (
+            ("image list", f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"),
+            ("network", of_network),
+            ("protocol", f"protocol {content[2]}"),
+        )
+        differing = [words for part, words in enumerate(known) if len({each[part] for each in namesakes}) > 1]
+        what, about = (" and ".join(each) for each in zip(*differing, strict=True)) if differing else ("", "")
+        return cls(rename.get(label, label), f"another {what} than its namesake: {about}" if what else "")
 
 
 def _checked(results: Iterable[CellResult]) -> list[CellResult]:
@@ -340,7 +380,7 @@ def _table(
     uncorrupted: Mapping[str, float],
     *,
     protocol: str,
-    alone: bool,
+    called: _Called,
 ) -> tuple[Table, dict[str, tuple[str, str]]]:
     """Return a table and the labels of its results.
 
@@ -352,7 +392,7 @@ def _table(
         rename: new names by the old ones.
         uncorrupted: the error of each row on ImageNet without corruptions, where it was measured.
         protocol: of its cells.
-        alone: no other table is of a set and a network of these names.
+        called: its network, and what tells it from other tables of its names.
     """
     ids, row_ids = attack_ids([*results, *begun]), RowIds()
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
@@ -389,14 +429,15 @@ def _table(
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
     table = Table(
         rename.get(first.names.dataset, first.names.dataset),
-        rename.get(first.names.model, first.names.model),
+        called.model,
         first.cell.data.n,
         tuple(each for each in columns if each.kind != "mce" or any(each.id in row.values for row in rows)),
         rows,
         tuple(chain.from_iterable(defense.threats for defense in defenses)),
         tuple(verdict_lines(chain.from_iterable(defense.threats for defense in defenses))),
         (
-            *_notes(results, defenses, protocol=protocol, alone=alone),
+            *filter(None, [called.note]),
+            *_notes(results, defenses, protocol=protocol),
             *_distinctions(labels, {each: own[0] for each, own in by_defense.items()}, rename, _deployed),
             *chain.from_iterable(
                 _distinctions(own, {each: by_attack[t, each][0] for each in own}, rename, _attacking)
@@ -537,7 +578,8 @@ def _errors_of_set(cells: DefenseCells, data: DataRef) -> dict[str, Value]:
     for measure in corruption_error.measures(cells.by_corruption, data):
         number = measure.value(cells.by_corruption, cells.uncorrupted_error)
         if number is not None:
-            values[column_id("clean", measure.label)] = Value(number, keys=cells.clean.keys)
+            marks = unproven(cells.clean.footnotes)
+            values[column_id("clean", measure.label)] = Value(number, keys=cells.clean.keys, footnotes=marks)
     return values
 
 
@@ -554,8 +596,10 @@ def _corruption_errors(cells: DefenseCells, access: Access, data: DataRef) -> di
         for measure in corruption_error.measures(shares, data):
             number = measure.value(errors, clean)
             if number is not None:
-                keys = tuple(chain.from_iterable(shares[condition].keys for condition in measure.conditions))
-                values[column_id(group, measure.label)] = Value(number, keys=keys)
+                behind = [shares[condition] for condition in measure.conditions]
+                keys = tuple(chain.from_iterable(share.keys for share in behind))
+                marks = unproven(chain.from_iterable(share.footnotes for share in behind))
+                values[column_id(group, measure.label)] = Value(number, keys=keys, footnotes=marks)
     return values
 
 
@@ -564,18 +608,15 @@ def _verdict(summary: ThreatSummary) -> dict[str, Value]:
     judgement = summary.judgement
     if judgement is None:
         return {}
-    return {column_id(summary.group, "verdict"): Value(None, words=VERDICT_WORDS[judgement.verdict])}
+    marks = unproven(chain.from_iterable(value.footnotes for value in summary.worst.values()))
+    words = VERDICT_WORDS[judgement.verdict]
+    return {column_id(summary.group, "verdict"): Value(None, words=words, footnotes=marks)}
 
 
-def _notes(
-    results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *, protocol: str, alone: bool
-) -> Iterator[str]:
+def _notes(results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *, protocol: str) -> Iterator[str]:
     data = results[0].cell.data
     suites = any(r.cell.attack and r.cell.attack.after for r in results)
     sets = {r.cell.attack.model_dump_json(): r for r in results if suites and r.cell.attack}
-    if not alone:
-        listed = f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"
-        yield f"another image list, network or protocol than its namesake: {listed}"
     if data.prepared is not None:
         yield f"images are {data.prepared}"
     if data.classes_present is not None:

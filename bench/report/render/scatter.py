@@ -7,6 +7,7 @@ from itertools import pairwise, product
 from math import log10
 from typing import Any, NamedTuple
 
+from bench.report.leaderboard.flags import unproven
 from bench.report.leaderboard.pareto import cost_front, primary
 from bench.report.leaderboard.summaries import ThreatSummary, Value
 from bench.report.leaderboard.tables import RANKED, Table
@@ -44,6 +45,8 @@ class ScatterPoint(NamedTuple):
     #: The keys of its first results, and how many more there are.
     keys: str
     more: int
+    #: The word of a stranger: nobody repeated it, or its passes are not plausible.
+    unproven: bool
 
 
 class _Axes(NamedTuple):
@@ -101,6 +104,7 @@ def scatter(table: Table) -> dict[str, Any] | None:
         "about": f"the first {_MAX_DEFENSES} of {len(defenses):,} defenses" if len(defenses) > len(shown) else "",
         "points": points,
         "has_open": bool(static),
+        "has_unproven": any(point.unproven for point in points),
         "labels": labels.labels,
         "numbered": labels.numbered,
         "links": [(a, b) for a, b in product(static, ranked) if a.defense == b.defense],
@@ -142,6 +146,8 @@ def _points(summary: ThreatSummary, axes: _Axes) -> Iterator[ScatterPoint]:
             continue
         score = f"{100 * value.number:.1f} % ({text.interval(value)})"
         hint = f"{summary.defense}, {text.access_words(access)}: {score}, {_flops(summary.cost.test_flops)} per image"
+        marks = unproven(value.footnotes)
+        hint = ", ".join((hint, *marks))
         yield ScatterPoint(
             axes.x(summary.cost.test_flops),
             axes.y(value.number),
@@ -151,6 +157,7 @@ def _points(summary: ThreatSummary, axes: _Axes) -> Iterator[ScatterPoint]:
             summary.defense,
             hint,
             *first_keys(value),
+            bool(marks),
         )
 
 

@@ -8,7 +8,7 @@ from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from bench.registry import LIVE
-from bench.report.leaderboard.flags import explained
+from bench.report.leaderboard.flags import explained, unproven
 from bench.report.leaderboard.judging import verdict_sentence
 from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import RANKED, VERDICT_ORDER, Board, Column, Table, TableRow, first_columns
@@ -57,6 +57,11 @@ class Cell(NamedTuple):
     #: The keys of its first results, and how many more there are.
     keys: str
     more: int
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether it is the word of a stranger, which is said wherever the number is."""
+        return self.value is not None and bool(unproven(self.value.footnotes))
 
     @property
     def sorted_by(self) -> str | None:
@@ -267,8 +272,8 @@ class _Numbers:
         threat = self._threats.get((row.defense, column.group))
         if threat is None:
             return Cell(value.words, "", value, column, "", "", "", "", 0)
-        keys = first_keys(threat.worst.get("any"))
-        return Cell(value.words, "", value, column, "", "", verdict_sentence(threat), *keys)
+        keys, marks = first_keys(threat.worst.get("any")), _marks(value, self._legend)
+        return Cell(value.words, "", value, column, "", marks, verdict_sentence(threat), *keys)
 
 
 def _compact(value: Value, column: Column, n: int) -> str:

@@ -6,12 +6,15 @@ that nobody can check. That goes before all that people say of themselves, such 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
 from bench.keys import Keys
+from bench.report.leaderboard.flags import NOT_PLAUSIBLE, NOT_REPEATED
+from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.read import STATES, Entry, LeftOut, Submissions, order, person
@@ -96,9 +99,8 @@ def merged(submissions: Submissions) -> Merged:
         agreeing = [entry for entry in own if groups.is_ranked(entry) and _outcomes(entry) == _outcomes(first)]
         others = [entry for entry in own if entry not in agreeing]
         differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
-        result = first.result
-        if others:
-            result = result.model_copy(update={"flags": tuple(sorted({*result.flags, *_marks(first, others)}))})
+        flags = {*first.result.flags, *_marks(first, others), *_unproven(first)}
+        result = first.result.model_copy(update={"flags": tuple(sorted(flags))})
         ranked.append(result)
         shown[keys.comparison_key(result.cell)] = first
         sources[result.key] = tuple(sorted(agreeing, key=lambda entry: (entry is not first, order(entry))))
@@ -108,8 +110,19 @@ def merged(submissions: Submissions) -> Merged:
     return Merged(_with_one_name(ranked), sources, differing, all_older, taken, remarks, unreplaced, like_withdrawn)
 
 
+def _unproven(entry: Entry) -> Iterator[str]:
+    """Yield the flags of a result of which little is known."""
+    if entry.state != "repeated":
+        yield NOT_REPEATED
+    if passes.remark(entry.result) is not None:
+        yield NOT_PLAUSIBLE
+
+
 def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
-    """Return results in which a file of weights has one name, whatever each person called it: it is one row."""
+    """Return results in which a file of weights and an attack have one name, whatever each person called it.
+
+    So they are one row and one column. Tables name the parameters of an attack where several have its name.
+    """
     results = list(results)
     names: dict[str, str] = {}
     for weights_of in (result.cell.model.weights for result in results):
@@ -126,11 +139,19 @@ def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
     def whole(result: CellResult) -> CellResult:
         cell, attack = result.cell, result.cell.attack
         changes: dict[str, object] = {"model": renamed(cell.model)}
+        names = result.names
         if attack is not None:
             changes["attack"] = attack.model_copy(update={"model": renamed(attack.model)})
-        return result.model_copy(update={"cell": cell.model_copy(update=changes)})
+            names = names.model_copy(update={"attack": _without_parameters(names.attack, attack.attack.name)})
+        return result.model_copy(update={"cell": cell.model_copy(update=changes), "names": names})
 
     return [whole(result) for result in results]
+
+
+def _without_parameters(label: str, name: str) -> str:
+    """Return the label of an attack without the parameters in brackets behind its name, which anybody may write."""
+    begins = label.startswith(f"{name}[")
+    return name + re.sub(r"^\[[^\]]*\]?", "", label.removeprefix(name)) if begins else label
 
 
 def _outcomes(entry: Entry) -> tuple[str | None, str | None, str]:
