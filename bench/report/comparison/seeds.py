@@ -28,6 +28,8 @@ _POWERFUL = 2 * 1.6448536269514722
 #: Numbers beyond are not of use to anybody: of images, and of networks to train.
 _MOST_NEEDED = 10_000_000
 MOST_SEEDS = 100
+#: What is said where there are as many seeds and images as would do without a difference.
+_NEAR_MARGIN = "no more if nothing changed, so that it may differ by about the margin"
 #: Seeds and machines that a line names.
 _NAMED = 5
 
@@ -65,7 +67,7 @@ class OverSeeds:
     same_low: float
     same_high: float
     margin: float
-    #: What would tell, roughly; empty where nothing is known to.
+    #: Where it cannot be told, what would tell, roughly, or why more would not; else empty.
     needed: str
     #: The difference on each of several machines.
     by_machine: Mapping[str, float]
@@ -182,10 +184,16 @@ class Group:
 
         Two machines whose changes cancel are no two that stayed the same.
         """
+        return said.narrow.within(margin / 100) and not self._outside(margin, runs)
+
+    def _outside(self, margin: float, runs: Mapping[int, Run]) -> list[str]:
+        """Return those of several machines that are by themselves not within a margin."""
+        if len(self.machines) < 2:
+            return []
         n = self.pairs[0].new.cell.data.n
-        columns = zip(*self.by_seed.values(), strict=True) if len(self.machines) > 1 else ()
-        own = (joint([[runs[id(p)]] for p in column], n, ERROR) for column in columns)
-        return said.narrow.within(margin / 100) and all(each.narrow.within(margin / 100) for each in own)
+        columns = zip(self.machines, zip(*self.by_seed.values(), strict=True), strict=True)
+        own = ((machine, joint([[runs[id(p)]] for p in column], n, ERROR)) for machine, column in columns)
+        return [machine for machine, each in own if not each.narrow.within(margin / 100)]
 
     def by_machine(self) -> dict[str, float]:
         """Return the mean difference on each machine, where there are several."""
@@ -242,10 +250,16 @@ class Group:
             same_low=said.narrow.low,
             same_high=said.narrow.high,
             margin=margin,
-            needed=_needed(said, len(self.by_seed), n, margin) if equivalence == "cannot tell" else "",
+            needed=self._needed(said, margin, runs) if equivalence == "cannot tell" else "",
             by_machine=self.by_machine(),
             left_out=left_out,
         )
+
+    def _needed(self, said: Joint, margin: float, runs: Mapping[int, Run]) -> str:
+        """Return what would tell that a cell is the same, or which machines keep it from that."""
+        if not said.narrow.within(margin / 100):
+            return _needed(said, len(self.by_seed), self.pairs[0].new.cell.data.n, margin)
+        return f"every machine within the margin, which is not so on {listed(self._outside(margin, runs), _NAMED)}"
 
 
 class Sides:
@@ -334,12 +348,13 @@ def _accuracy(r: CellResult) -> float:
 def _needed(said: Joint, seeds: int, n: int, margin: float) -> str:
     """Return roughly how many seeds, and how many images, would find a cell without a difference to be the same.
 
-    Of more seeds than anybody trains it says no number, but whether more images would do instead.
+    Of more seeds than anybody trains it says no number, but whether more images would do instead. Where there are as
+    many as that already, the difference itself is what keeps the interval from lying within the margin.
     """
     # Half of the variance that is allowed is for each of its parts.
     allowed = (margin / 100 / _POWERFUL) ** 2 / 2
     if allowed < 1 / _MOST_NEEDED**2:
-        return ""
+        return "a wider margin"
     more_seeds = seeds * said.of_seeds / allowed
     if 2 <= more_seeds <= MOST_SEEDS:
         # Few seeds have a wider quantile.
@@ -349,9 +364,11 @@ def _needed(said: Joint, seeds: int, n: int, margin: float) -> str:
         enough = seeds * said.of_seeds_alone / allowed <= MOST_SEEDS
         return f"more than {MOST_SEEDS:,} seeds{': take more images instead' if enough else ', however many images'}"
     more_images = max(n * said.of_images / allowed, log(1 / ERROR) * 100 / margin)
+    if more_images >= _MOST_NEEDED:
+        return f"more than {_MOST_NEEDED:,} images"
     words = [f"{_rounded(more_seeds):,} seeds"] if more_seeds > seeds else []
     words += [f"{_rounded(more_images):,} images"] if more_images > n else []
-    return f"about {' of '.join(words)}" if words and more_images < _MOST_NEEDED else ""
+    return f"about {' of '.join(words)}" if words else _NEAR_MARGIN
 
 
 def across_machines(pairs: Iterable[Pair], machines: Mapping[Hardware, str]) -> list[str]:
