@@ -188,9 +188,13 @@ def code_changes(old: CellResult, new: CellResult) -> Iterator[str]:
     """Yield a line for every method of a pair whose code changed."""
     new_methods = methods_by_part(new.cell)
     for part, before in methods_by_part(old.cell).items():
-        after = new_methods[part]
-        if part.removeprefix(SOURCE) != "weights" and before.code != after.code:
-            yield f"code of {after.name} changed"
+        if _is_other_code(part, before, new_methods[part]):
+            yield f"code of {new_methods[part].name} changed"
+
+
+def _is_other_code(part: str, old: UsedMethod, new: UsedMethod) -> bool:
+    # Weights have a hash of their file there.
+    return part.removeprefix(SOURCE) != "weights" and old.code != new.code
 
 
 def differences(old: Cell, new: Cell) -> Iterator[str]:
@@ -202,13 +206,35 @@ def differences(old: Cell, new: Cell) -> Iterator[str]:
         yield f"other images: data #{old.data.data_sha[:4]} against #{new.data.data_sha[:4]}"
     yield from other_threat(old, new)
     yield from _other_methods(old, new)
+    yield from _other_fields(old, new)
+
+
+def changes(old: Cell, new: Cell) -> Iterator[str]:
+    """Yield a line for each difference between two cells of one question: code, parameters, threat, and what else.
+
+    The cells have the same parts, of which one may have another name.
+    """
+    before, after = methods_by_part(old), methods_by_part(new)
+    for part, method in before.items():
+        if method.name != after[part].name:
+            yield f"{part}: {method.name} -> {after[part].name}"
+    of_parts = [after[part].name for part, method in before.items() if _is_other_code(part, method, after[part])]
+    within = [ref.name for ref in changed_code(old, new)]
+    yield from (f"code of {name} changed" for name in dict.fromkeys((*of_parts, *within)))
+    yield from map(str, changed(old, new))
+    yield from other_threat(old, new, "->")
+    yield from _other_fields(old, new, "->")
+
+
+def _other_fields(old: Cell, new: Cell, between: str = "against") -> Iterator[str]:
+    """Yield a line for each field of two cells that differs and is none of their methods, threats or images."""
     old_fields, new_fields = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
     for field in sorted(old_fields.keys() | new_fields.keys()):
         before, after = old_fields.get(field), new_fields.get(field)
         # The seed of what only one side has goes without saying.
         of_missing = field.endswith(".seed") and None in (before, after)
         if before != after and not _is_covered(field) and not of_missing:
-            yield f"{_in_words(field)}: {_against(before, after)}"
+            yield f"{_in_words(field)}: {short(before)} {between} {short(after)}"
 
 
 def other_threat(old: Cell, new: Cell, between: str = "against") -> Iterator[str]:

@@ -32,6 +32,8 @@ SUMMARY = "the commit that changed a cell, found by paired tests in about log2 o
 _FOUND, _OPEN = 0, 3
 #: Commits of one list that are named.
 _NAMED = 10
+#: Files that a line names.
+_FILES = 5
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -291,7 +293,10 @@ class _Report:
                 "balance: --images finds the commit that changed which are right, or take another cell"
             )
         if finding.good.result == finding.bad.result:
-            yield "nothing that the key of the cell holds changed: both have one key, so it is one measurement"
+            rest = "so it is one measurement"
+            if finding.elsewhere:
+                rest = f"in which these are not, though they changed: {listed(finding.elsewhere, _FILES)}"
+            yield f"nothing that the key of the cell holds changed: both have one key, {rest}"
         yield "all commits were measured by the configuration as it is here now: what changed in that does not count"
 
     def _own_files(self) -> list[str]:
@@ -323,6 +328,7 @@ class _Report:
             "untried": list(finding.untried),
             "not_tried_again": self._measuring.remembered,
             "notes": list(finding.notes),
+            "changed_elsewhere": list(finding.elsewhere),
             "commits": self._between,
             "runs": self._measuring.runs,
             "found_without_run": self._measuring.found,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import changed_since, options
@@ -44,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         config, work = options.work(args)
     work, since = changed_since.narrowed(args, work)
     if not work.plan.cells:
-        _print_nothing(args, since)
+        _print_nothing(args, work, since)
         return 0
     with display.phase("loading torch"):
         device = options.device(args, config)
@@ -68,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
         _print_costs(rows, as_json=args.json)
         return code
     if args.json:
-        _print_json(nodes, since)
+        _print_json(nodes, work, since)
         return code
     if since is not None and not args.quiet:
         changed_since.said(args, since)
@@ -80,16 +82,30 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def _print_nothing(args: argparse.Namespace, since: Since | None) -> None:
+def _print_nothing(args: argparse.Namespace, work: Work, since: Since | None) -> None:
     if args.json:
-        _print_json([], since)
+        _print_json([], work, since)
     elif since is not None:
         changed_since.said(args, since)
 
 
-def _print_json(nodes: list[Node], since: Since | None) -> None:
-    listed = [_as_json(node) for node in nodes]
+def _print_json(nodes: list[Node], work: Work, since: Since | None) -> None:
+    behind = _files_behind(work)
+    listed = [_as_json(node) | behind.get(node.key, {}) for node in nodes]
     print(json.dumps(listed if since is None else {"since": changed_since.as_json(since), "nodes": listed}, indent=2))
+
+
+def _files_behind(work: Work) -> dict[str, dict[str, object]]:
+    """Return by the key of each cell the files behind it, if another process asks for those below a folder."""
+    from bench.schedule.at_commit import FILES_BELOW
+
+    if (folder := os.environ.get(FILES_BELOW)) is None:
+        return {}
+    from bench.schedule.files_read import KeyFiles
+    from bench.schedule.since import files_behind
+
+    parts = files_behind(work, work.plan.cells)
+    return {key: {"behind": KeyFiles.of_all(each).below(Path(folder))} for key, each in parts.items()}
 
 
 def _as_json(node: Node) -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import bench
 from bench.process.children import ending
 from bench.process.ending import end_with, how_it_ended
+from bench.schedule.files_read import KeyFiles
 from bench.store.git import environment
 from bench.store.worktree import Worktree, because_of_submodules
 from bench.types import UsageError, shown
@@ -31,6 +32,8 @@ _LONGEST = 2**16
 
 #: An environment variable by which ``run`` leaves out table and page; an option would not be known to every harness.
 ONLY_RESULTS = "CROSSFIRE_ONLY_RESULTS"
+#: One by which ``plan --json`` names with each cell the files behind its key, those below a folder.
+FILES_BELOW = "CROSSFIRE_PLAN_FILES_BELOW"
 
 
 class NotMeasurable(UsageError):
@@ -38,10 +41,14 @@ class NotMeasurable(UsageError):
 
 
 class CellAt(NamedTuple):
-    """A cell as a commit plans it: its key there, and its name ``dataset/model/defense/attack/access``."""
+    """A cell as a commit plans it: its key there, and its name ``dataset/model/defense/attack/access``.
+
+    ``behind`` are the files behind the key, seen from the root of the commit; ``None`` where its harness says nothing.
+    """
 
     key: str
     name: str
+    behind: KeyFiles | None = None
 
 
 class PlanAt(NamedTuple):
@@ -104,7 +111,7 @@ def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **
 
 def _environment(tree: Worktree) -> dict[str, str]:
     """Return the environment of a commit: folders of the checkout that Python searches become those of the commit."""
-    own = {**environment(), ONLY_RESULTS: "1"}
+    own = {**environment(), ONLY_RESULTS: "1", FILES_BELOW: str(tree.path.resolve())}
     searched = own.get("PYTHONPATH", "").split(os.pathsep)
     if tree.checkout is None or not any(searched):
         return own
@@ -157,7 +164,7 @@ def read_plan(text: str) -> PlanAt:
     """
     try:
         nodes = json.loads(text)
-        cells = [CellAt(_key(node), _name(node)) for node in nodes if node["kind"] == "evaluate"]
+        cells = [CellAt(_key(node), _name(node), _behind(node)) for node in nodes if node["kind"] == "evaluate"]
         trainings, sets = ([_key(node) for node in nodes if node["kind"] == kind] for kind in ("train", "attack"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("what its plan --json prints is not understood") from None
@@ -172,6 +179,10 @@ def _key(node: dict[str, str]) -> str:
 
 def _name(node: dict[str, str]) -> str:
     return node["what"].removeprefix("evaluate ")
+
+
+def _behind(node: dict[str, Any]) -> KeyFiles | None:
+    return KeyFiles.read(node["behind"]) if "behind" in node else None
 
 
 def run_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) -> tuple[int, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from math import ceil, log2
 from typing import Literal, NamedTuple
 
-from bench.differences import changed, code_changes, differences, methods_by_part
+from bench.differences import changes, differences, methods_by_part
 from bench.process.ending import Stop
 from bench.schedule.at_commit import NotMeasurable
 from bench.schedule.candidates import Candidates
@@ -21,6 +23,10 @@ from bench.types import CellResult, UsageError, listed
 Said = Callable[[str], None]
 #: Files and commits that a line names.
 _NAMED = 5
+#: Seconds of one run from which on it may hang: the limit that is proposed then.
+_LONG_RUN = 600
+#: Files of a change that are followed to see whether it was taken back, and commits that are looked at for that.
+_FOLLOWED, _TRIED = 20, 5
 
 
 class Difference(NamedTuple):
@@ -105,6 +111,7 @@ class Finding:
         untried: those of ``possible`` that were not tried, as they lie between two that fail alike.
         notes: what a reader must know of how it was found.
         in_no_key: what changed between ``before`` and ``after`` that no key holds.
+        elsewhere: sources and settings that changed between ``good`` and ``bad`` and that the cell hardly reads.
     """
 
     verdict: Literal["found", "range", "not reproducible"]
@@ -120,6 +127,7 @@ class Finding:
     untried: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     in_no_key: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def changed(self) -> list[str]:
@@ -132,8 +140,9 @@ class Finding:
             return ["no method, parameter, image or weight of the cell changed", *unseen]
         if methods_by_part(old.cell).keys() != methods_by_part(new.cell).keys():
             return [*differences(old.cell, new.cell), *unseen]
-        lines = [*code_changes(old, new), *map(str, changed(old.cell, new.cell)), *unseen]
-        return lines or ["no method or parameter of the cell changed: its weights did"]
+        return [*changes(old.cell, new.cell), *unseen] or [
+            "nothing that the cell shows changed, but its key is another"
+        ]
 
 
 class Standing(NamedTuple):
@@ -199,10 +208,10 @@ class Bisection:
                 f"changed as well and in no key: {listed(files, _NAMED)}; if a method reads one, name it in its source"
             )
         elif self.measure.harness(good) is None and self.measure.harness(bad) is None:
-            return finding
+            return replace(finding, elsewhere=self.measure.elsewhere)
         if (why := self._contradiction(finding)) is None:
             if finding.before is None or finding.after is None:
-                return replace(finding, notes=tuple(self._notes))
+                return replace(finding, notes=tuple(self._notes), elsewhere=self.measure.elsewhere)
             unseen = tuple(self.measure.changed_in_no_key(finding.before.commit, finding.after.commit))
             return replace(finding, notes=tuple(self._notes), in_no_key=unseen)
         self._note(why)
@@ -263,8 +272,30 @@ class Bisection:
             raise UsageError(f"GOOD and BAD cannot be compared: {error}") from None
         if not between.counts:
             return Finding("not reproducible", first, last, between, notes=tuple(self._notes))
-        goods, bad_one = self._halved(first, last)
+        goods, bad_one = self._halved(first, last, [first])
+        while (back := self._taken_back(first, last, goods, bad_one)) is not None:
+            goods, bad_one = self._halved(first, last, [first, back])
         return self._finding(first, last, between, goods, bad_one)
+
+    def _taken_back(self, first: Measured, last: Measured, goods: Sequence[Measured], bad: Measured) -> Measured | None:
+        """Return the next commit known to have taken back a change that was found; ``None`` where there is none.
+
+        It changed a file again that the change was in, and with that the cell has a key of before, so it is measured.
+        """
+        keys = {each.result.key for each in goods}
+        if len(self.history.halving([each.commit for each in goods], bad.commit)) > 1 or bad.commit == last.commit:
+            return None
+        names = self.measure.held_between(goods[-1].commit, bad.commit)[:_FOLLOWED]
+        touching = (self.history.changing(name, bad.commit, last.commit) for name in names)
+        again = set(chain.from_iterable(touching)).difference(self._candidates.why)
+        later = (each for each in self.history.between(bad.commit, last.commit) if each in again)
+        for commit in islice(later, _TRIED):
+            with suppress(NotMeasurable):
+                if self.measure.key_at(commit) in keys and self._is_good(back := self._measured(commit), first, last):
+                    change = f"{self.history.described(bad.commit)}: {_share(goods[-1])}, then {_share(bad)}"
+                    self._note(f"a change was taken back at {commit[:10]}, and the search went on from there: {change}")
+                    return back
+        return None
 
     def _end(self, side: str, commit: str, has: str, other: str, learn: Callable[[], bool] = lambda: False) -> Measured:
         """Return what the cell gives at GOOD or BAD; where it fails, again after something was learned.
@@ -291,15 +322,24 @@ class Bisection:
         return measured
 
     def _measured(self, commit: str, *, again: bool = False) -> Measured:
+        began = time.monotonic()
         try:
             return self.measure(commit, again=again)
         except Stop:
-            self.said(f"{commit[:10]} was not finished; a run that hangs is ended and skipped by --set run.timeout=10m")
+            # Any run may be ended early; one that took long by itself may hang.
+            hangs = "; a run that hangs is ended and skipped by --set run.timeout=10m"
+            self.said(f"{commit[:10]} was not finished{hangs if time.monotonic() - began >= _LONG_RUN else ''}")
             raise
 
-    def _halved(self, first: Measured, last: Measured) -> tuple[list[Measured], Measured]:
-        """Return the commits on the side of the first, the latest last, and the earliest known on the other side."""
-        goods, bad = [first], last
+    def _halved(self, first: Measured, last: Measured, known: Sequence[Measured]) -> tuple[list[Measured], Measured]:
+        """Return the commits on the side of the first, the latest last, and the earliest known on the other side.
+
+        Args:
+            first: GOOD.
+            last: BAD.
+            known: those that are known to be on the side of the first, this one first.
+        """
+        goods, bad = list(known), last
         while candidate := self._candidates.next([each.commit for each in goods], bad.commit):
             left = len(self.history.halving([each.commit for each in goods], bad.commit))
             self.standing = Standing(first, last, goods[-1], bad, left)

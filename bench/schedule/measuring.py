@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from bench.schedule.at_commit import CellAt, NotMeasurable, PlanAt, has_own_harness, plan_at, reason, run_at
 from bench.schedule.earlier import ROOT
-from bench.schedule.files_read import candidates_at, held_at
+from bench.schedule.files_read import KeyFiles, behind_texts, may_be_code, may_be_read_at
 from bench.schedule.search_memory import SearchMemory
 from bench.store import files
 from bench.store.lineage import History
@@ -105,7 +105,9 @@ class Measuring:
 
     Attributes:
         apart: whether each version of what no key holds looks up results in a store of its own.
-        in_no_key: files that changed, that a method may read, and that no key holds; of a version besides the harness.
+        in_no_key: files that changed, that a method of the cell may read, and that its key does not hold; of a version
+            besides the harness.
+        elsewhere: sources and settings that changed and that the key does not hold, but that are hardly read by it.
         runs: how many commits were run.
         found: how many needed no run.
         remembered: how many are not tried, as they could not be measured in an earlier search.
@@ -123,6 +125,7 @@ class Measuring:
         self._names = [question.cell]
         self.apart = False
         self.in_no_key: tuple[str, ...] = ()
+        self.elsewhere: tuple[str, ...] = ()
         self.runs = self.found = self.remembered = 0
 
     def __call__(self, commit: str, *, again: bool = False) -> Measured:
@@ -196,32 +199,43 @@ class Measuring:
         return self._history.hash_of(commit, "") is not None
 
     def find_in_no_key(self, good: Measured, bad: Measured) -> None:
-        """Find the files that changed between two commits, that a method may read, and that are in no key at one.
+        """Find the files that changed between two commits, and that the key of the cell does not hold at one of them.
 
-        Those that changed since a result was measured count too.
+        Those that changed since a result was measured count too. Files that a method of the cell may well read are told
+        from other sources and settings.
         """
         names = self._history.changed(good.commit, bad.commit)
         for each in (good, bad):
             by = each.result.provenance.commit
             if by is not None and by != each.commit and self._is_known(by):
                 names |= self._history.changed(by, each.commit)
-        if names:
-            left = (self._in_no_key(each.commit, names) for each in (good, bad))
-            self.in_no_key = tuple(sorted(set().union(*left)))
+        found, other = set[str](), set[str]()
+        for each in (good, bad) if names else ():
+            read, elsewhere = self._in_no_key(each.commit, names)
+            found |= read
+            other |= elsewhere
+        self.in_no_key, self.elsewhere = tuple(sorted(found)), tuple(sorted(other - found))
 
-    def _in_no_key(self, commit: str, names: Iterable[str]) -> set[str]:
-        question = self._question
+    def _in_no_key(self, commit: str, names: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Return those of some files that the cell may read at a commit and that are in no key, and other sources."""
+        question, planned = self._question, self._planned[commit]
         with worktree(question.repository, commit) as tree:
             top = tree.path.resolve()
-            read = candidates_at(top, question.inside, question.texts, names)
-            left = {name for name in read if (top / name).is_file() and not self._is_harness(tree, name)}
-            if left:
-                held = set(held_at(top, question.inside, question.texts, top if has_own_harness(top) else ROOT))
-                left = {name for name in left if held.isdisjoint(((top / name).resolve(), *(top / name).parents))}
-        return left
+            texts = question.texts, top if has_own_harness(top) else ROOT
+            of_table = behind_texts(top, question.inside, *texts)
+            behind = of_table if planned.cell.behind is None else planned.cell.behind.at(top)
+            others = [cell.behind.at(top) for cell in planned.plan.cells if cell.behind is not None]
+            left = set(may_be_read_at(top, behind, names, texts[1]))
+            if not behind.by_name:
+                # Each method has sources beside those of others, which are no reason to measure it again.
+                left = {name for name in left if not _is_source_of(top / name, (of_table, *others))}
+            code = filter(may_be_code, names)
+            elsewhere = {name for name in code if (top / name).is_file() and not behind.holds((top / name).resolve())}
+        left, elsewhere = ({name for name in some if not self._is_harness(tree, name)} for some in (left, elsewhere))
+        return left, elsewhere - left
 
     def _is_harness(self, tree: Worktree, name: str) -> bool:
-        return name.startswith("bench/") and self.harness(tree.commit) is not None
+        return name.startswith(("bench/", "run_bench.py")) and self.harness(tree.commit) is not None
 
     def _store(self, commit: str) -> Store:
         """Return the store in which a commit works."""
@@ -248,6 +262,20 @@ class Measuring:
         with suppress(NotMeasurable), worktree(self._question.repository, commit) as tree:
             self._planned[commit] = self._planned.get(commit) or self._plan(tree, self._store(commit))
         return commit in self._planned
+
+    def key_at(self, commit: str) -> str | None:
+        """Return the key of the cell at a commit, which takes a plan and no run; ``None`` where it has none."""
+        known = commit in self._planned or self.is_planned(commit)
+        return self._planned[commit].cell.key if known else None
+
+    def held_between(self, old: str, new: str) -> list[str]:
+        """Return the files behind the cell that differ between two commits, seen from the root of the repository."""
+        names = sorted(self._history.changed(old, new))
+        behind = [self._planned[each].cell.behind for each in (old, new) if each in self._planned]
+        if not behind or None in behind:
+            return names
+        held = KeyFiles.of_all([each for each in behind if each is not None])
+        return [name for name in names if held.holds(Path(name))]
 
     @contextmanager
     def _in_own_words(self, tree: Worktree) -> Iterator[None]:
@@ -404,6 +432,10 @@ class Measuring:
         if result.outcomes_under_attack is None:
             raise NotMeasurable(f"{at} does not keep the outcomes of its images")
         return result
+
+
+def _is_source_of(path: Path, methods: Iterable[KeyFiles]) -> bool:
+    return path.suffix == ".py" and any(each.holds(path.resolve()) for each in methods)
 
 
 def carry(source: Store, target: Store, plan: PlanAt) -> None:

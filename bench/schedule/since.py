@@ -19,7 +19,7 @@ from bench.keys import EVALUATION_VERSION, Keys, Once, clean_cell, identity, mod
 from bench.methods.syntax import syntax
 from bench.schedule import earlier
 from bench.schedule.earlier import Earlier, Table
-from bench.schedule.files_read import in_no_key, named_as_now
+from bench.schedule.files_read import KeyFiles, in_no_key, named_as_now, of_method
 from bench.schedule.plan import Work, part
 from bench.store import history
 from bench.store.commits import Commit
@@ -126,8 +126,8 @@ def since(work: Work, commit: Commit, table: Table) -> Since:
                 for_all = Reason("unknown", what)
     touched, gone = ({}, ()) if then is None else _compared(commit, cells, then, table.only)
     if then is not None:
-        notes += _unseen(commit, work)
         touched |= _read_as_now(commit, work, then.same - touched.keys(), then.strays)
+        notes += _unseen(commit, work, then.same - touched.keys() if for_all is None else ())
     if for_all is not None:
         touched = {each.key: (for_all, *touched.get(each.key, ())) for each in cells}
     untouched = tuple(each for each in cells if each.key not in touched)
@@ -363,15 +363,39 @@ def _origin(commit: Commit, what: str) -> str | None:
     return f"compared with the preset {what} as it is in {commit.name}" if there else None
 
 
-def _unseen(commit: Commit, work: Work) -> Iterator[str]:
-    """Yield a line on files that changed and that a method may read without naming them."""
-    every = chain.from_iterable(methods_of(each.cell) for each in work.requested)
-    refs = {(ref.kind, ref.name, ref.code_sha, repr(ref.params)): ref for ref in every}
-    images, named = _folders_of_images(work), set[Path]()
-    for each in work.requested:
-        named |= {path for _, path in _named_by_table(work, each.cell, images)}
-    if names := in_no_key(commit, list(refs.values()), named):
-        yield f"changed as well and in no key: {listed(names, _FEW)}; if a method reads one, name it in its source"
+def _unseen(commit: Commit, work: Work, untouched: Collection[str]) -> Iterator[str]:
+    """Yield lines on files that changed and that a method may read without naming them."""
+    cells = {each.key: each for each in work.requested}
+    is_kept = Once[MethodRef, bool](lambda ref: any(map(commit.keeps, registry.code_files_of(ref))))
+    kept = {key for key, each in cells.items() if any(map(is_kept, methods_of(each.cell)))}
+    if not kept:
+        return
+    behind = files_behind(work, work.requested)
+    # Weights and images of other cells are hardly read by a method.
+    of_table = KeyFiles.of_all([parts[0] for parts in behind.values()])
+    own = [(of_table, *behind[key]) for key in kept.intersection(untouched)]
+    changed = in_no_key(commit, [(of_table,), *behind.values()], own)
+    if changed.of_all:
+        some = listed(changed.of_all, _FEW)
+        yield f"changed as well and in no key: {some}; if a method reads one, name it in its source"
+    if changed.of_some:
+        some = listed(changed.of_some, _FEW)
+        yield f"changed as well and in the key of some cells only: {some}; a method that reads one must name it"
+
+
+def files_behind(work: Work, cells: Iterable[PlannedCell]) -> dict[str, tuple[KeyFiles, ...]]:
+    """Return by the key of each cell what the table names for it, then the files behind each of its methods.
+
+    Those of a method that several cells have are one object.
+    """
+    methods, images = Once[MethodRef, KeyFiles](of_method), _folders_of_images(work)
+    named = cache(lambda paths: KeyFiles(folders=frozenset(path.resolve() for path in paths)))
+    behind: dict[str, tuple[KeyFiles, ...]] = {}
+    for each in cells:
+        by_table = named(frozenset(path for _, path in _named_by_table(work, each.cell, images)))
+        parts = {id(part): part for part in (by_table, *map(methods, methods_of(each.cell)))}
+        behind[each.key] = tuple(parts.values())
+    return behind
 
 
 def _uncommitted(commit: Commit) -> Iterator[str]:

@@ -16,11 +16,14 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from bench.cli import main
+from bench.config import sections
+from bench.differences import changes
 from bench.process.ending import Stop
-from bench.schedule import at_commit, measuring
+from bench.schedule import at_commit, bisection, measuring
 from bench.schedule.at_commit import NotMeasurable, PlanAt, read_plan
 from bench.schedule.bisection import Bisection
 from bench.schedule.measuring import Measuring, Question, carry
+from bench.schedule.plan import make
 from bench.store.lineage import History
 from bench.store.working_store import Store
 from bench.store.worktree import worktree
@@ -124,6 +127,7 @@ def runs(monkeypatch):
         out, err = io.StringIO(), io.StringIO()
         with monkeypatch.context() as patch, contextlib.chdir(tree.path / inside):
             patch.setenv("HARNESS", strength.read_text() if strength.exists() else "1")
+            patch.setenv(at_commit.FILES_BELOW, str(tree.path.resolve()))
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = main([verb, *arguments, "--quiet"])
         return code, out.getvalue(), err.getvalue()
@@ -144,12 +148,26 @@ def runs(monkeypatch):
     return done
 
 
-def find(repository, good, bad, cell=CELL, said=lambda _: None, store="store", options=(), retry=False, images=False):
+TEXTS = ("digits", "net.py:linear", "attack.py:mine")
+
+
+def find(
+    repository,
+    good,
+    bad,
+    cell=CELL,
+    said=lambda _: None,
+    store="store",
+    options=(),
+    retry=False,
+    images=False,
+    texts=TEXTS,
+):
     folder = repository.path
     configuration = folder.parent / "table.toml"
     configuration.write_bytes((folder / "table.toml").read_bytes())
     own, options = Path("table.toml"), ("--device=cpu", *options)
-    asked = (cell, options, folder.parent / store, retry, ("digits", "net.py:linear", "attack.py:mine"))
+    asked = (cell, options, folder.parent / store, retry, texts)
     question = Question(folder, Path(), str(configuration), own, *asked)
     return Bisection(History(folder), Measuring(question), 0.5, said, images).find(good, bad)
 
@@ -319,15 +337,22 @@ def test_failed_commits_are_remembered_for_the_same_search_only(repository, runs
     assert broken in runs
 
 
-def test_a_commit_that_was_not_finished_is_named_with_what_would_skip_it(repository, monkeypatch):
+@pytest.mark.parametrize(("seconds", "is_long"), [(1, False), (599, False), (601, True)])
+def test_a_commit_that_was_not_finished_is_named_and_where_it_took_long_what_would_skip_it(
+    repository, monkeypatch, seconds, is_long
+):
+    began = bisection.time.monotonic()
+
     def ended(*_arguments, **_options):
+        monkeypatch.setattr(bisection.time, "monotonic", lambda: began + seconds)
         raise Stop
 
     monkeypatch.setattr(measuring, "plan_at", ended)
     lines, bad = [], repository.commit("empty")
     with pytest.raises(Stop):
         find(repository, repository.commits[0], bad, said=lines.append)
-    assert lines[-1].startswith(f"{bad[:10]} was not finished") and "--set run.timeout=10m" in lines[-1]
+    assert lines[-1].startswith(f"{bad[:10]} was not finished")
+    assert ("--set run.timeout=10m" in lines[-1]) is is_long
 
 
 def test_what_one_side_alone_has_and_near_names_are_said(repository, runs, monkeypatch):
@@ -377,6 +402,61 @@ def test_of_two_changes_the_first_is_found_and_the_further_one_said(repository, 
     finding = find(repository, good, bad)
     assert finding.after.commit == first and finding.before.commit == good
     assert finding.further is not None and finding.further.is_real
+
+
+def test_a_change_that_was_taken_back_is_not_the_one_that_lasts(repository, runs):
+    good = repository.commits[0]
+    repository.commit("empty")
+    repository.commit("empty")
+    # Around the middle, which is measured first.
+    for_a_while = repository.edit("for a while", *WEAKER)
+    repository.commit("empty")
+    repository.commit("empty")
+    back = repository.edit("taken back", *reversed(WEAKER))
+    lasting = repository.edit("less", "share = 1.0", "share = 0.15")
+    finding = find(repository, good, repository.commit("empty"))
+    # By git alone: what is left of the three edits is the last one.
+    diff = repository.git("diff", good, "HEAD", "--", "attack.py")
+    assert "share = 0.15" in diff and "share = 0.1 " not in diff
+    assert (finding.verdict, finding.after.commit, finding.before.commit) == ("found", lasting, back)
+    (note,) = finding.notes
+    assert note.startswith(f"a change was taken back at {back[:10]}, and the search went on from there: ")
+    assert f"{for_a_while[:10]} for a while" in note
+    # Of GOOD, the change for a while, and the one that lasts.
+    assert len(runs) == 3
+
+
+def test_a_change_of_the_threat_is_no_change_of_weights(repository, runs):
+    good = repository.commits[0]
+    table = (repository.path / "table.toml").read_text()
+    (repository.path / "base.toml").write_text(table)
+    (repository.path / "table.toml").write_text('schema = 1\nname = "above"\nextends = "base.toml"\n')
+    good = repository.commit("extends")
+    culprit = repository.edit("smaller", 'eps = "0.2"', 'eps = "0.02"', "base.toml")
+    finding = find(repository, good, culprit)
+    assert finding.after.commit == culprit and finding.changed == ["threat: L∞ ε=1/5 -> L∞ ε=1/50"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("eot", 3, "attack.py:mine: eot 1 -> 3"),
+        ("max_passes", 100, "attack.py:mine: max_passes none -> 100"),
+        ("target", 3, "attack.py:mine: target none -> 3"),
+        ("craft_precision", "bf16", "attack.py:mine: craft_precision none -> bf16"),
+        ("access", "black-box", "access: white-box -> black-box"),
+        ("seed", 1, "seed: 0 -> 1"),
+    ],
+)
+def test_how_an_attack_is_used_is_named_where_it_changed(repository, field, value, line):
+    with contextlib.chdir(repository.path):
+        work = make(*sections.request("table.toml", {}).parts)
+    (old,) = [each.cell for each in work.plan.cells if each.cell.attack is not None]
+    new = {field: value}
+    if field not in ("access", "seed"):
+        new = {"attack": old.attack.model_copy(update=new)}
+    assert list(changes(old, old.model_copy(update=new))) == [line]
+    assert list(changes(old, old)) == []
 
 
 def test_a_change_on_a_merged_branch_is_found_there(repository, runs):
@@ -465,6 +545,98 @@ def test_a_file_that_no_key_holds_is_found_and_no_innocent_commit_is_blamed(repo
     assert (finding.after.commit, finding.before.commit) == (culprit, good)
     assert finding.changed[-1] == "share.txt, in no key, changed"
     assert "changed as well and in no key: share.txt; if a method reads one, name it in its source" in finding.notes
+
+
+def test_a_file_that_another_method_names_is_not_hidden_by_it(repository, runs):
+    """The cell reads it without naming it; another attack of the same table names it."""
+    (repository.path / "share.txt").write_text("1.0")
+    text = (repository.path / "attack.py").read_text()
+    other = text.replace("def mine", "def other").replace("share = 1.0", "share = float(open('share.txt').read())")
+    (repository.path / "other.py").write_text(other)
+    table = (repository.path / "table.toml").read_text()
+    more = '{ use = "attack.py:mine", eps = "0.2" }, { use = "other.py:other", eps = "0.2" }'
+    (repository.path / "table.toml").write_text(table.replace('{ use = "attack.py:mine", eps = "0.2" }', more))
+    good = repository.edit("reads a file", *READS)
+    repository.commit("empty")
+    culprit = hidden(repository, "0.1")
+    finding = find(repository, good, repository.commit("empty"), texts=(*TEXTS, "other.py:other"))
+    assert (finding.verdict, finding.after.commit) == ("found", culprit)
+    # The same with the number in the source, where a key holds it.
+    repository.git("switch", "-q", "--detach", good)
+    written = repository.edit("written out", READS[1], "share = 0.1")
+    assert accuracy(finding.bad) == accuracy(find(repository, good, written, store="another").bad)
+
+
+def test_sources_of_another_method_are_no_reason_to_measure_again(repository, runs):
+    (repository.path / "other.py").write_text((repository.path / "attack.py").read_text().replace("mine", "other"))
+    table = (repository.path / "table.toml").read_text()
+    more = '{ use = "attack.py:mine", eps = "0.2" }, { use = "other.py:other", eps = "0.2" }'
+    (repository.path / "table.toml").write_text(table.replace('{ use = "attack.py:mine", eps = "0.2" }', more))
+    good = repository.commit("two attacks")
+    repository.edit("another attack", *WEAKER, name="other.py")
+    culprit = repository.edit("weaker", *WEAKER)
+    finding = find(repository, good, culprit, texts=(*TEXTS, "other.py:other"))
+    assert finding.after.commit == culprit and not finding.notes and len(runs) == 2
+
+
+@pytest.mark.parametrize("loading", ["importlib.import_module('li' + 'b')", "pkgutil.resolve_name('lib')"])
+def test_a_source_that_is_loaded_by_a_name_put_together_is_measured_afresh(repository, runs, loading, monkeypatch):
+    """Its module is forgotten before each run here, as each is a process of its own otherwise."""
+    (repository.path / "far").mkdir()
+    (repository.path / "far" / "lib.py").write_text("SHARE = 1.0\n")
+    more = "import os\nimport sys\nimport importlib, pkgutil\nsys.path.insert(0, 'far')\nsys.modules.pop('lib', None)\n"
+    repository.edit("imports", "import os\n", more)
+    good = repository.edit("loads", "share = 1.0", f"importlib.invalidate_caches(); share = {loading}.SHARE")
+    culprit = repository.edit("hidden", "1.0", "0.125", "far/lib.py")
+    bystander = repository.edit("other code, same numbers", "import os\n", "import os\nUNUSED = 1\n")
+    finding = find(repository, good, bystander)
+    assert finding.after.commit == culprit != bystander
+    assert finding.changed[-1] == "far/lib.py, in no key, changed"
+
+
+def test_other_sources_that_changed_are_named_where_a_key_did_not_and_cost_no_run(
+    repository, runs, monkeypatch, capsys
+):
+    for name in ("far", "methods"):
+        (repository.path / name).mkdir()
+    (repository.path / "far" / "lib.py").write_text("SHARE = 1.0\n")
+    repository.git("mv", "attack.py", "net.py", "methods")
+    table = (repository.path / "table.toml").read_text()
+    for name in ("attack", "net"):
+        table = table.replace(f"{name}.py", f"methods/{name}.py")
+    (repository.path / "table.toml").write_text(table)
+    good = repository.commit("a library")
+    bad = repository.edit("another", "1.0", "0.1", "far/lib.py")
+    monkeypatch.chdir(repository.path)
+    command = [
+        "bisect",
+        good,
+        bad,
+        "table.toml",
+        "--cell",
+        "mine/white-box",
+        "--store",
+        "../store",
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+    assert main(command) == 3 and len(runs) == 1
+    text = capsys.readouterr().out
+    assert "both have one key, in which these are not, though they changed: far/lib.py\n" in text
+    assert "one measurement" not in text
+    assert main([*command, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["changed_elsewhere"] == ["far/lib.py"]
+
+
+def test_the_file_of_a_method_before_it_was_renamed_is_its_own_code(repository, runs):
+    good = repository.commits[0]
+    repository.git("mv", "attack.py", "renamed.py")
+    culprit = repository.edit("renamed", "attack.py:mine", "renamed.py:mine", "table.toml")
+    bad = repository.edit("weaker", *WEAKER, name="renamed.py")
+    finding = find(repository, good, bad, texts=(*TEXTS[:-1], "renamed.py:mine"))
+    assert finding.after.commit == bad != culprit and finding.good.own_file
+    assert not any("attack.py" in note for note in finding.notes)
 
 
 def test_equal_keys_are_no_one_measurement_where_a_file_in_no_key_changed(repository, runs):

@@ -280,6 +280,44 @@ def test_files_that_changed_and_are_in_no_key_are_named(repository):
     assert notes[0].startswith("changed as well and in no key: b.bin, c.bin, d.bin and 3 more;")
 
 
+def test_a_file_that_one_method_names_does_not_hide_it_for_another(repository):
+    """Both read it; the note is on the one that does not name it, whose key is as before."""
+    repository.attack("edited", "(x * float(open('fac' + 'tor.txt').read())).clamp(0, 1)")
+    repository.attack("parameter", "(x * float(open('factor.txt').read())).clamp(0, 1)")
+    repository.write(factor__txt="1")
+    repository.commit()
+    repository.write(factor__txt="0")
+    repository.commit()
+    work, known = looked_at()
+    before, now = repository.planned_at("HEAD~1"), repository.planned_at("HEAD")
+    assert {name.split("/")[3] for name in now if before[name] != now[name]} == {"parameter"}
+    assert {name.split("/")[1] for name in reasons(work, known)} == {"parameter"}
+    notes = [note for note in known.notes if note.startswith("changed as well")]
+    assert notes == [
+        "changed as well and in the key of some cells only: factor.txt; a method that reads one must name it"
+    ]
+    # Where all that may read it are touched, there is nothing to say.
+    table = Path("table.toml")
+    table.write_text(table.read_text().replace("n = 24", "n = 25"))
+    assert not any(note.startswith("changed as well") for note in looked_at()[1].notes)
+
+
+@pytest.mark.parametrize("loading", ["__import__('param' + 'eter')", "__import__('parameter')", "'a text'"])
+def test_a_source_that_is_loaded_by_a_name_put_together_is_named(repository, loading):
+    repository.attack("edited", f"(x * ({loading} is not None)).clamp(0, 1)")
+    (repository.folder / "far").mkdir()
+    repository.write(**{"far/lib__py": "SHARE = 1\n", "far/settings__yaml": "1"})
+    repository.commit()
+    repository.attack("parameter", "x")
+    repository.write(**{"far/lib__py": "SHARE = 0\n"})
+    repository.commit()
+    work, known = looked_at()
+    touched = {name.split("/")[1] for name in reasons(work, known)}
+    notes = [note for note in known.notes if "some cells only" in note]
+    assert touched == ({"parameter", "edited"} if loading == "__import__('parameter')" else {"parameter"})
+    assert [": parameter.py;" in note for note in notes] == ([True] if "' + '" in loading else [])
+
+
 def test_a_table_that_the_commit_lacks_or_that_cannot_be_planned_touches_all(repository):
     shutil.copy("table.toml", "other.toml")
     work, known = looked_at("HEAD", "other.toml")
