@@ -30,7 +30,9 @@ def _by(text: str) -> str:
         raise argparse.ArgumentTypeError("it is empty; leave it out to name nobody")
     if len(visible(text)) > MAX_WORD:
         raise argparse.ArgumentTypeError(f"it has {len(visible(text)):,} characters, and may have {MAX_WORD}")
-    return visible(text.strip())
+    if visible(text) != text:
+        raise argparse.ArgumentTypeError(f"'{visible(text)}' has characters that nobody sees, or a line break")
+    return text.strip()
 
 
 def export(args: argparse.Namespace, store: Store, results: dict[str, CellResult]) -> int:

@@ -83,8 +83,8 @@ def main(args: argparse.Namespace) -> int:
     if len(args.receipt) == 1:
         options.require_apart(args.out, [*args.receipt, *args.weights])
         report = _checked(args, args.receipt[0])
+        print(_json(report.as_json()) if args.json else _text(report), end="", flush=True)
         _write(args.out, report)
-        print(_json(report.as_json()) if args.json else _text(report), end="")
         return 1 if report.verdict == "does not hold" else 0
     return _several(args)
 
@@ -110,6 +110,7 @@ def _several(args: argparse.Namespace) -> int:
     """Check several receipts, each on its own; return 1 if one does not hold, else 2 if one cannot be checked."""
     outs = _outs(args.out, args.receipt, args.weights)
     states, bodies = Counter[str](), []
+    are_written = True
     for path, out in zip(args.receipt, outs, strict=True):
         try:
             report = _checked(args, path, are_shared=True)
@@ -118,11 +119,15 @@ def _several(args: argparse.Namespace) -> int:
             print(f"error: {visible(str(error))}", file=sys.stderr)
             continue
         states[report.verdict] += 1
-        _write(out, report)
         if args.json:
             bodies.append(report.as_json())
         else:
             print(f"{visible(str(path))}\n{_text(report)}", flush=True)
+        try:
+            _write(out, report)
+        except _Weaker as error:
+            are_written = False
+            print(f"error: {visible(str(error))}", file=sys.stderr)
     if args.json:
         print(_json(bodies), end="")
     words = ", ".join(f"{states[state]:,} {words}" for state, words in _COUNTED.items() if states[state])
@@ -130,7 +135,7 @@ def _several(args: argparse.Namespace) -> int:
     print(f"{len(args.receipt):,} receipts: {words}", file=sys.stderr if args.json else sys.stdout)
     if states["does not hold"]:
         return 1
-    return 2 if states[_UNCHECKED] else 0
+    return 2 if states[_UNCHECKED] or not are_written else 0
 
 
 def _outs(folder: Path | None, receipts: Sequence[Path], weights: Sequence[str]) -> list[Path | None]:
@@ -151,11 +156,23 @@ def _outs(folder: Path | None, receipts: Sequence[Path], weights: Sequence[str])
     return outs
 
 
+class _Weaker(UsageError):
+    """A report would replace one for which more was looked at."""
+
+
 def _write(out: Path | None, report: Report) -> None:
+    """Raises _Weaker: the file holds a report on this receipt for which more was looked at, and is left as it is."""
+    from bench.report.receipts.table import lost
     from bench.store.outputs import write_named
 
-    if out is not None:
-        write_named(out, _json(report.as_json()).encode())
+    if out is None:
+        return
+    if checks := lost(report, out):
+        raise _Weaker(
+            f"--out {out} holds a report on this receipt that also says what became of {', '.join(checks)}, and is "
+            "left as it is; name another file, or delete it first"
+        )
+    write_named(out, _json(report.as_json()).encode())
 
 
 def _json(body: Any) -> str:

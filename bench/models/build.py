@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -175,7 +176,9 @@ def normalised_with(network: MethodRef, channels: int) -> tuple[tuple[float, ...
 
 
 @spending("networks")
-def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def build(
+    network: MethodRef, num_classes: int, image_shape: tuple[int, int, int], *, is_trained: bool = False
+) -> nn.Module:
     """Return the network with its initial (or, if requested, its library's) weights, in training mode.
 
     The initial weights are drawn from torch's global generator: seed it before. The call leaves it as it was.
@@ -184,6 +187,7 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
         network: what :func:`network_ref` or :func:`ensemble_ref` returned.
         num_classes: length of a row of logits.
         image_shape: channels, height and width of the images.
+        is_trained: whether its weights are there already, so that memory for gradients and momenta is not needed.
 
     Raises:
         UsageError: the library does not know the model or the parameter, a factory cannot be called or makes no new
@@ -195,20 +199,22 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
     # Of what does not work out the error says more, and in one line.
     with isolated(f"network {network.name}"), warnings.catch_warnings(record=True):
         if network.kind == "score-network":
-            return _score_network(network, num_classes, image_shape)
+            return _score_network(network, num_classes, image_shape, is_trained=is_trained)
         if not network.members:
-            return _checked(network, num_classes, image_shape)
+            return _checked(network, num_classes, image_shape, is_trained=is_trained)
         from bench.models.ensemble import Ensemble
 
-        members = [_checked(member, num_classes, image_shape) for member in network.members]
+        members = [_checked(each, num_classes, image_shape, is_trained=is_trained) for each in network.members]
         return Ensemble(members, str(network.params.get("combine")))
 
 
-def _score_network(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def _score_network(
+    network: MethodRef, num_classes: int, image_shape: tuple[int, int, int], *, is_trained: bool
+) -> nn.Module:
     """Raises UsageError: the network cannot take these images, predicts no noise for them, or has no schedule."""
     import torch
 
-    net = _opened(network, num_classes, image_shape, {}).net.eval()
+    net = _opened(network, num_classes, image_shape, {}, is_trained=is_trained).net.eval()
     device = next((parameter.device for parameter in net.parameters()), None)
     try:
         with torch.no_grad():
@@ -224,13 +230,13 @@ def _score_network(network: MethodRef, num_classes: int, image_shape: tuple[int,
     return net.train()
 
 
-def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int], *, is_trained: bool) -> nn.Module:
     import torch
     from torch.nn.parameter import is_lazy
 
     from bench.models.adapted import problem_of
 
-    net = _adapted(network, num_classes, image_shape).eval()
+    net = _adapted(network, num_classes, image_shape, is_trained=is_trained).eval()
     device = next((parameter.device for parameter in net.parameters()), None)
     # Lazy ones are made by the first image; on the meta device there are no numbers.
     buffers = {name: each.clone() for name, each in net.named_buffers() if not is_lazy(each) and not each.is_meta}
@@ -289,14 +295,15 @@ def _reason(error: Exception, net: nn.Module) -> str:
     return reason
 
 
-def _adapted(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def _adapted(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int], *, is_trained: bool) -> nn.Module:
     """Return the network with what its configuration, or its library's card, says of images and outputs."""
     import torch
 
     from bench.models.adapted import Adapted, Normalisation, plain
 
     params, around = _divided(network.params)
-    opened = _opened(network.model_copy(update={"params": params}), num_classes, image_shape, around)
+    own = network.model_copy(update={"params": params})
+    opened = _opened(own, num_classes, image_shape, around, is_trained=is_trained)
     net, normalisation = plain(opened.net), opened.normalisation
     if (given := normalised_with(network, image_shape[0])) is not None:
         normalisation = Normalisation(*given)
@@ -312,7 +319,12 @@ def _adapted(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
 
 
 def _opened(
-    network: MethodRef, num_classes: int, image_shape: tuple[int, int, int], around: Mapping[str, Scalar]
+    network: MethodRef,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    around: Mapping[str, Scalar],
+    *,
+    is_trained: bool,
 ) -> Opened:
     from bench.models.factory import make
     from bench.models.libraries import Opened, open_network
@@ -326,19 +338,21 @@ def _opened(
     factory, params = entry.load(), entry.arguments(network.params)
     # A user's own factory may do more than make a network, and is called once.
     if entry.use is None:
-        _require_room(network.name, lambda: make(network.name, factory, num_classes, image_shape, params))
+        made = partial(make, network.name, factory, num_classes, image_shape, params)
+        _require_room(network.name, made, is_trained=is_trained)
     return Opened(make(network.name, factory, num_classes, image_shape, params, around), None)
 
 
-def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
-    """Raises UsageError: the weights of a network, with their gradients and momenta, do not fit into memory."""
+def _require_room(name: str, make: Callable[[], nn.Module], *, is_trained: bool) -> None:
+    """Raises UsageError: the weights of a network, while it is trained with gradients and momenta, do not fit."""
     import torch
 
     # On this device parameters have shapes and nothing else.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         weights = sum(each.numel() * each.element_size() for each in make().parameters())
-    if (needed := _COPIES * weights) > (available := available_memory()):
+    needed, available = weights if is_trained else _COPIES * weights, available_memory()
+    if needed > available:
+        training = "" if is_trained else f"; to train it takes {gib(needed)} of memory"
         raise UsageError(
-            f"network '{name}' has weights of {gib(weights)}; to train it takes {gib(needed)} of memory, and "
-            f"{gib(available)} are available"
+            f"network '{name}' has weights of {gib(weights)}{training}, and {gib(available)} are available"
         )

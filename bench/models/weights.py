@@ -93,7 +93,7 @@ def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
     """
     from bench.models.build import build
 
-    net = build(model.network, data.num_classes, data.image_shape)
+    net = build(model.network, data.num_classes, data.image_shape, is_trained=True)
     if path is None:
         return Loaded(net, ())
     if isinstance(model.weights, TrainRef):

@@ -128,8 +128,13 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
     monkeypatch.setattr(build_module, "available_memory", lambda: 3 * num_bytes - 1)
     with pytest.raises(UsageError, match="weights"):
         build(small, 10, (1, 8, 8))
+    # Weights that are there already need neither gradients nor momenta, and nothing is said of a training.
+    assert build(small, 10, (1, 8, 8), is_trained=True)
+    monkeypatch.setattr(build_module, "available_memory", lambda: num_bytes - 1)
+    with pytest.raises(UsageError, match=r"small-cnn' has weights of [\d,.]+ GiB, and [\d,.]+ GiB are available$"):
+        build(small, 10, (1, 8, 8), is_trained=True)
     # Looking takes no random number.
-    monkeypatch.setattr(build_module, "_require_room", lambda name, make: None)
+    monkeypatch.setattr(build_module, "_require_room", lambda name, make, is_trained: None)
     torch.manual_seed(0)
     other = build(small, 10, (1, 8, 8))
     assert calls and next_draw == torch.rand(1)

@@ -73,6 +73,8 @@ class Claims(Frozen):
     @model_validator(mode="after")
     def _complete(self) -> Claims:
         result = self.result
+        if self.by is not None and not self.by.strip():
+            raise ValueError("by is empty; a receipt that names nobody says null")
         if result.status != "done" or result.metrics is None or result.cell.attack is None:
             raise ValueError("a receipt is of an attacked cell that is done")
         if result.cell.data.n > MAX_RECEIPT_IMAGES:

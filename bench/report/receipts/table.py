@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from bench.report.leaderboard.tables import Board, Table, TableRow
 from bench.report.receipts import form
 from bench.report.receipts.passes import remark
 from bench.report.receipts.read import Receipt, read
 from bench.report.receipts.redacted import foreign
-from bench.report.receipts.verdict import REPORT_FORMAT, Verdict
+from bench.report.receipts.verdict import REPORT_FORMAT, Check, Report, Verdict
 from bench.store import files
 from bench.store.reading import document
 from bench.types import UsageError, listed
@@ -24,6 +24,8 @@ from bench.types import UsageError, listed
 _MAX_REPORT = 2**24
 #: Files of a folder that are looked at.
 _MOST_FILES = 10_000
+#: What one check of a receipt may look at and another may not, as it lacks weights, images or time.
+_REPEATABLE: tuple[Check, ...] = ("images", "weights", "costs", "clean answers", "adversarial answers", "accuracy")
 #: People that a line names.
 _NAMED = 5
 
@@ -73,14 +75,31 @@ def verdict_beside(receipt: Receipt) -> Verdict | None:
     ``None`` where there is none, or where it is that of another receipt. Nobody signs it: it is worth as much as the
     folder that it lies in.
     """
-    path = receipt.path.with_name(f"{receipt.path.name}.json")
+    body = report_at(receipt.path.with_name(f"{receipt.path.name}.json"), receipt.sha256)
+    return next((each for each in get_args(Verdict) if each == body.get("verdict")), None)
+
+
+def report_at(path: Path, sha256: str) -> dict[str, Any]:
+    """Return the report on a receipt in a file, as ``verify --out`` wrote it; nothing where there is none of it."""
     try:
         body = document(files.read(path, _MAX_REPORT))
     except (OSError, ValueError):
-        return None
-    if not isinstance(body, dict) or body.get("format") != REPORT_FORMAT or body.get("receipt") != receipt.sha256:
-        return None
-    return next((each for each in get_args(Verdict) if each == body.get("verdict")), None)
+        return {}
+    is_own = isinstance(body, dict) and body.get("format") == REPORT_FORMAT and body.get("receipt") == sha256
+    return body if is_own else {}
+
+
+def lost(report: Report, path: Path) -> list[str]:
+    """Return what a report in a file says was looked at, and this newer one of the same receipt does not.
+
+    Nothing where the newer one refutes the receipt: that is more than any other says.
+    """
+    earlier = report_at(path, report.receipt.sha256).get("findings")
+    if report.verdict == "does not hold" or not isinstance(earlier, list):
+        return []
+    states = {each.get("check"): each.get("state") for each in earlier if isinstance(each, dict)}
+    now = {each.check for each in report.findings if each.state != "not checked"}
+    return [check for check in _REPEATABLE if states.get(check, "not checked") != "not checked" and check not in now]
 
 
 def with_sources(board: Board, receipts: Iterable[Receipt]) -> Board:

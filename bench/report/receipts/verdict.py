@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ State = Literal["holds", "round-off", "refuted", "not checked", "said"]
 Check = Literal[
     "claims",
     "budget",
+    "date",
     "passes",
     "images",
     "code",
@@ -47,10 +49,13 @@ MOST_DIFFERING = 0.01
 _COST_ROUND_OFF = 1e-9
 #: Positions that a line names.
 _NAMED = 10
+#: How far the clock of a machine may be ahead.
+_AHEAD = timedelta(days=1)
 
 
 #: Checks of which what is said belongs to the verdict, and in which words.
 _REMARKS: dict[Check, str] = {
+    "date": "its date lies ahead",
     "passes": "its passes are not plausible",
     "weights": "predicted with weights in half precision",
 }
@@ -86,7 +91,7 @@ class Report(NamedTuple):
 
     @property
     def remarks(self) -> list[str]:
-        """What refutes nothing, and belongs to the verdict: passes that are not plausible, weights as float16."""
+        """What refutes nothing, and belongs to the verdict: a date ahead, implausible passes, weights as float16."""
         return [each.line for each in self.findings if each.check in _REMARKS and each.state == "said"]
 
     @property
@@ -154,6 +159,14 @@ def _of_threat(attack: AttackRef) -> Iterator[Finding]:
         yield Finding("budget", "not checked", line)
     if (wrong := wrong_threat(attack)) is not None:
         yield Finding("budget", "not checked", f"its attack has other code here, and here {wrong.line}")
+
+
+def of_date(receipt: Receipt) -> list[Finding]:
+    """Return a remark where a receipt says that it was measured in the future; nothing else is known of its date."""
+    finished, now = receipt.result.provenance.finished, datetime.now(UTC)
+    if datetime.fromisoformat(finished) <= now + _AHEAD:
+        return []
+    return [Finding("date", "said", f"it says that it was measured on {finished[:10]}, and today is {now.date()}")]
 
 
 def of_passes(receipt: Receipt) -> list[Finding]:
