@@ -158,13 +158,13 @@ class Group:
 
     @classmethod
     def of(cls, pairs: Iterable[Pair], names: Mapping[Hardware, str]) -> Group:
-        by_seed: dict[int, dict[str, Pair]] = defaultdict(dict)
+        by_seed: dict[int, dict[Hardware, Pair]] = defaultdict(dict)
         for p in pairs:
-            by_seed[p.new.cell.seed][names[Hardware.of(p.new)]] = p
+            by_seed[p.new.cell.seed][Hardware.of(p.new)] = p
         machines = sorted(set.intersection(*map(set, by_seed.values())))
         chosen = {seed: [own[machine] for machine in machines] or [_last(own)] for seed, own in by_seed.items()}
         measured = {names[Hardware.of(p.new)] for p in chain.from_iterable(chosen.values())}
-        return cls(chosen, tuple(machines), tuple(sorted(measured)))
+        return cls(chosen, tuple(names[machine] for machine in machines), tuple(sorted(measured)))
 
     @property
     def pairs(self) -> list[Pair]:
@@ -335,7 +335,7 @@ def run(p: Pair) -> Run:
     return before.but_not(after).bits, after.but_not(before).bits
 
 
-def _last(own: Mapping[str, Pair]) -> Pair:
+def _last(own: Mapping[Hardware, Pair]) -> Pair:
     return max(own.values(), key=lambda p: p.new.provenance.finished)
 
 
