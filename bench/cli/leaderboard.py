@@ -17,7 +17,7 @@ from bench.visible import visible
 if TYPE_CHECKING:
     from bench.report.leaderboard.tables import Board
     from bench.report.leaderboard.view import View
-    from bench.report.receipts.read import Receipt
+    from bench.report.submissions.plain import Counted
     from bench.store.history import Recorded
     from bench.store.working_store import Store
 
@@ -200,8 +200,8 @@ def _show(args: argparse.Namespace) -> int:
         raise UsageError(f"--out {args.out}: the name ends with .{ending}, and --format is {file_format}; choose one")
     root = options.store_root(args)
     with display.phase("reading the results"):
-        receipts = _receipts(args)
-        recorded = Recorded("receipts", [each.result for each in receipts]) if args.receipts else read(root)
+        counted = _receipts(args)
+        recorded = read(root) if counted is None else Recorded("receipts", counted.results)
     for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.paper and file_format in ("csv", "tex", "html"):
@@ -212,10 +212,10 @@ def _show(args: argparse.Namespace) -> int:
     with display.phase("making the tables"):
         results = map(partial(with_distances, store=Store(root)), recorded.results) if view.eps else recorded.results
         board = build(results, recorded.planned_tables, view, recorded.begun)
-        if receipts:
+        if counted is not None:
             from bench.report.receipts.table import with_sources
 
-            board = with_sources(board, receipts)
+            board = counted.said_below(with_sources(board, counted.receipts))
     if file_format is None and not args.paper:
         _print_board(board)
     else:
@@ -231,16 +231,18 @@ def _require_tables_of_receipts(args: argparse.Namespace) -> None:
         raise UsageError(f"--receipts is for tables of receipts alone; leave out --{others[0]}")
 
 
-def _receipts(args: argparse.Namespace) -> list[Receipt]:
-    """Return the receipts asked for, with a warning for each file that is left out."""
+def _receipts(args: argparse.Namespace) -> Counted | None:
+    """Return what counts of the receipts asked for, with a warning for each file that does not."""
     if not args.receipts:
-        return []
+        return None
     from bench.report.receipts.table import found
+    from bench.report.submissions.plain import counted
 
     receipts, notes = found(args.receipts)
-    for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
-    return receipts
+    known = counted(receipts)
+    for note in (*notes, *known.left_out):
+        print(visible(f"warning: {note}"), file=sys.stderr)
+    return known
 
 
 def _rank_attacks(args: argparse.Namespace, file_format: str | None) -> int:

@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=options.path,
         nargs="+",
         metavar="FILE.receipt|DIR",
-        help="what export receipt wrote, also several; or a folder of submissions to a public leaderboard",
+        help="what export receipt wrote, also several or a folder of them; or a folder of submissions to a leaderboard",
     )
     parser.add_argument(
         "--weights",
@@ -70,23 +70,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    plain: list[Path] = []
     if any(path.is_dir() for path in args.receipt):
         if len(args.receipt) > 1:
             raise UsageError("a folder of submissions is verified alone; give files, or one folder")
-        return submissions.verify(args)
+        if not (plain := _plain(args.receipt[0])):
+            return submissions.verify(args)
+        args.receipt = plain
     if args.only or args.withdrawn:
         raise UsageError(f"--{'only' if args.only else 'withdrawn'} goes with a folder of submissions")
     if args.sample is not None and args.sample < 1:
         raise UsageError(f"--sample {args.sample}: a number of images, 1 or more, is needed")
     if args.sample is not None and not args.weights:
         raise UsageError("--sample is of predictions; give --weights as well")
-    if len(args.receipt) == 1:
+    if len(args.receipt) == 1 and not plain:
         options.require_apart(args.out, [*args.receipt, *args.weights])
         report = _checked(args, args.receipt[0])
         print(_json(report.as_json()) if args.json else _text(report), end="", flush=True)
         _write(args.out, report)
         return 1 if report.verdict == "does not hold" else 0
     return _several(args)
+
+
+def _plain(folder: Path) -> list[Path]:
+    """Return the receipts of a folder that holds files alone; none of a folder of submissions."""
+    try:
+        there = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError:
+        # Why is said by what reads submissions.
+        return []
+    receipts = sorted(path for path in there if path.name.endswith(".receipt"))
+    is_of_submissions = any(path.is_dir() or path.name == "withdrawn.toml" for path in there)
+    return [] if is_of_submissions else receipts
 
 
 def _checked(args: argparse.Namespace, path: Path, *, are_shared: bool = False) -> Report:

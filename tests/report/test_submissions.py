@@ -295,6 +295,97 @@ def test_clean_accuracy_is_that_of_repeated_predictions(submissions, tmp_path):
     assert [value.number for value in values] == [honest.metrics.clean_accuracy] and not values[0].partial
 
 
+@pytest.fixture(scope="module")
+def plain(submissions, tmp_path_factory):
+    """A folder of receipts: Ada's with a report, Mallory's, which is 0 %, and Zoe's, who agrees with Ada."""
+    root = tmp_path_factory.mktemp("plain") / "receipts"
+    root.mkdir()
+    source = submissions / "ada" / "fgsm.receipt"
+    shutil.copy(source, root / "m.receipt")
+    (honest,) = [e.result for e in read.read(submissions, None, command.version()).entries if e.file.startswith("ada")]
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+
+    def wrong(arrays):
+        for name in ("predictions_clean", "predictions_adversarial"):
+            arrays[name][:] = (arrays["labels"] + 1) % 10
+
+    def zero(claims):
+        claims["by"] = "Mallory"
+        claims["result"]["provenance"]["finished"] = soon
+        none = np.zeros(honest.cell.data.n, dtype=bool)
+        with_outcomes(claims, none, none)
+
+    def again(claims):
+        claims["by"] = "Zoe"
+        claims["result"]["cost"]["seconds_per_example"] *= 2
+
+    forged(source, root / "a.receipt", claims=zero, arrays=wrong)
+    forged(source, root / "z.receipt", claims=again)
+    weights = submissions / "ada" / "net.safetensors"
+    path = root / "m.receipt"
+    assert main(["verify", str(path), "--weights", str(weights), "--out", f"{path}.json", "--device", "cpu"]) == 0
+    return root, weights, honest
+
+
+def test_a_verified_receipt_is_not_displaced_by_one_that_nobody_verified(plain, capsys):
+    root, _, honest = plain
+    capsys.readouterr()
+    assert main(["leaderboard", "--receipts", str(root), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    (cell,), (table,) = body["cells"], body["tables"]
+    assert cell["accuracy_under_attack"] == honest.metrics.accuracy_under_attack > 0
+    assert {"measured-differently", "clean-measured-differently"} <= set(cell["flags"])
+    assert "not-repeated" not in cell["flags"]
+    notes = "\n".join(table["notes"])
+    n, right = honest.cell.data.n, honest.metrics
+    counts = [round(share * n) for share in (right.accuracy_under_attack, right.clean_accuracy)]
+    assert f"{root}/a.receipt, " in notes and "0.0 %, by 'Mallory'" in notes
+    assert f"differs at {counts[0]} of {n} images attacked and {counts[1]} clean" in notes
+    (measured,) = [note for note in table["notes"] if "measured by" in note]
+    assert (
+        "Mallory" not in measured and "'Zoe' (1 cell not verified)" in measured and "1 cell verified: holds" in measured
+    )
+    assert main(["leaderboard", "--receipts", str(root)]) == 0
+    assert "older results" not in capsys.readouterr().out
+
+
+def test_a_refuted_receipt_is_left_out_and_named(plain, tmp_path, capsys):
+    root, weights, honest = plain
+    shutil.copytree(root, tmp_path / "receipts")
+    (tmp_path / "receipts" / "m.receipt.json").unlink()
+    (tmp_path / "receipts" / "z.receipt").unlink()
+    place = str(tmp_path / "receipts")
+    # Nobody has verified any: the lower one counts, and no number is marked for what is so of all.
+    assert main(["leaderboard", "--receipts", place, "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["accuracy_under_attack"] == 0 and "not-repeated" not in cell["flags"]
+    # The reports of a folder come to lie beside its receipts.
+    assert main(["verify", place, "--weights", str(weights), "--device", "cpu", "--out", place]) == 1
+    assert "2 receipts: 1 hold, 1 do not hold" in capsys.readouterr().out
+    assert main(["leaderboard", "--receipts", place, "--json"]) == 0
+    out, error = capsys.readouterr()
+    body = json.loads(out)
+    line = f"left out: {place}/a.receipt: the report beside it says that it does not hold"
+    assert [cell["accuracy_under_attack"] for cell in body["cells"]] == [honest.metrics.accuracy_under_attack]
+    assert line in body["tables"][0]["notes"] and f"warning: {line}" in error
+    assert not any("Mallory" in note for note in body["tables"][0]["notes"])
+    assert main(["leaderboard", "--receipts", f"{place}/a.receipt"]) == 2
+    assert f"error: no receipt is left: {place}/a.receipt: the report" in capsys.readouterr().err
+
+
+def test_a_folder_of_receipts_is_verified_as_its_files_are(plain, tmp_path, capsys):
+    root, _, _ = plain
+    assert main(["verify", str(root)]) == 0
+    assert "3 receipts: 3 hold as far as they were checked" in capsys.readouterr().out
+    assert main(["verify", str(root), "--only", "ada"]) == 2
+    assert "--only goes with a folder of submissions" in capsys.readouterr().err
+    # A stray receipt makes a folder of submissions no plain one.
+    shutil.copytree(root, tmp_path / "s" / "ada")
+    shutil.copy(root / "m.receipt", tmp_path / "s")
+    assert main(["verify", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 1
+    assert "refused  m.receipt: it is a file beside the folders of submissions" in capsys.readouterr().out
+
+
 def test_one_attack_is_one_column_however_its_file_calls_it(tmp_path):
     other = result("standard", "pgd", clean=CLEAN, adversarial=STRONG, epochs=9, label="pgd[eps=8/255,norm=linf]")
     more = result("standard", "fgsm", clean=CLEAN, attack_params={}, label="fgsm[eps=8/255]")

@@ -2,5 +2,5 @@
 
 Start at ``form``, which says what a submitter writes; ``read`` opens the folder within bounds, ``arrivals`` asks git
 which file was there first, ``reports`` knows what a check of this side has shown, ``merge`` decides which result
-counts, and ``render`` writes the tables.
+counts, and ``render`` writes the tables. ``plain`` asks ``merge`` of receipts without a submission around them.
 """

@@ -230,14 +230,14 @@ def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Ent
     """Return entries of which no two people have the same measurement: one of them copied the other's file.
 
     It is theirs whose file came into the branch first, for a copy can be made to say anything, and weights be copied
-    too. Where git does not tell, it is theirs who brought the weights, else the first's by name.
+    too. Where git does not tell, it is theirs of whose more is known, who brought the weights, or the first's by name.
     """
     by_measurement: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         by_measurement[_measurement(entry)].append(entry)
     kept: list[Entry] = []
     for own in by_measurement.values():
-        first = min(own, key=lambda entry: (entry.arrival, not entry.said.weights, entry.file))
+        first = min(own, key=_priority)
         for entry in own:
             if person(entry.who) == person(first.who):
                 kept.append(entry)
@@ -245,6 +245,11 @@ def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Ent
                 why = f"{entry.result.names}: the same measurement as {first.file}, counted once"
                 remarks.append(LeftOut(entry.file, why))
     return kept
+
+
+def _priority(entry: Entry) -> tuple[float, int, bool, str]:
+    """Return by what it is decided whose a measurement is."""
+    return entry.arrival, STATES.index(entry.state), not entry.said.weights, entry.file
 
 
 def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:

@@ -60,8 +60,8 @@ NO_WEIGHTS = "no weights"
 UNNAMED = f"{form.SUBMISSION} does not name the weights that are there"
 
 #: What is known of a result, from the best.
-State = Literal["repeated", "consistent", "outcomes only"]
-STATES: tuple[State, ...] = ("repeated", "consistent", "outcomes only")
+State = Literal["repeated", "consistent", "unchecked", "outcomes only"]
+STATES: tuple[State, ...] = ("repeated", "consistent", "unchecked", "outcomes only")
 
 
 class Entry(NamedTuple):

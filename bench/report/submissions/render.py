@@ -47,7 +47,7 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
         "Measured differently",
         "The same cells by others, with other outcomes. Tables show the one that is known best (predictions repeated, "
         "then receipts, then run files), of equals the lowest accuracy.",
-        tuple(_differing(each) for each in merged.differing),
+        tuple(differing_item(each) for each in merged.differing),
     )
     yield Listed(
         "Withdrawn",
@@ -65,10 +65,7 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     yield Listed(
         "Superseded",
         "Earlier results of the same people.",
-        tuple(
-            Item(f"{_named(each.entry)}, {_accuracy(each.entry)}", each.entry.who, _later(each))
-            for each in merged.superseded
-        ),
+        tuple(map(superseded_item, merged.superseded)),
     )
     yield Listed(
         "One name",
@@ -97,21 +94,23 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
 
 
-def _differing(differing: Differing) -> Item:
+def differing_item(differing: Differing) -> Item:
+    """Return what is said of a result that others measured otherwise."""
     entry, ranked = differing.entry, differing.ranked
     beside = "" if ranked is None else f"; in the tables {_accuracy(ranked)} by {ranked.who} ({ranked.words})"
     return Item(f"{_named(entry)}, {_accuracy(entry)}", entry.who, f"{differing.why}{beside}; this one: {entry.words}")
 
 
-def _later(superseded: Superseded) -> str:
+def superseded_item(superseded: Superseded) -> Item:
     """Return what took the place of a result, and what the tables show of that cell where it is something else."""
     entry, by, shown = superseded
+    what = f"{_named(entry)}, {_accuracy(entry)}"
     words = f"of {entry.finished[:10]}; now {_accuracy(by)} of {by.finished[:10]}, {by.file}"
-    if shown is by:
-        return words
     if shown is None:
-        return f"{words}, which is not in the tables"
-    return f"{words}; in the tables {_accuracy(shown)} by {shown.who} ({shown.words})"
+        words += ", which is not in the tables"
+    elif shown is not by:
+        words += f"; in the tables {_accuracy(shown)} by {shown.who} ({shown.words})"
+    return Item(what, entry.who, words)
 
 
 def _named(entry: Entry) -> str:

@@ -1,0 +1,120 @@
+"""Receipts in files and folders, without a submission around them: which of them count, as on a public leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from bench.report.leaderboard.flags import NOT_REPEATED
+from bench.report.leaderboard.tables import Board, Table
+from bench.report.receipts.read import Receipt
+from bench.report.receipts.table import verdict_beside
+from bench.report.receipts.verdict import Verdict
+from bench.report.submissions import merge, render
+from bench.report.submissions.form import Submission
+from bench.report.submissions.read import Entry, State, Submissions, distinct, require_possible
+from bench.types import CellResult, UsageError
+
+#: What a verdict makes known of a result.
+_STATES: Mapping[Verdict | None, State] = {
+    "holds": "repeated",
+    "holds within round-off": "repeated",
+    "holds as far as it was checked": "consistent",
+    None: "unchecked",
+}
+_LEFT_OUT = "left out: "
+_NOBODY = "somebody who is not named"
+
+
+class Counted(NamedTuple):
+    """What counts of some receipts.
+
+    Attributes:
+        results: one for each cell, flagged where somebody measured it otherwise.
+        receipts: those that agree with them, under their keys.
+        lines: what is said of the others, each with the result that it is about.
+    """
+
+    results: list[CellResult]
+    receipts: list[Receipt]
+    lines: list[tuple[CellResult, str]]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The lines on receipts that are not used; the others are about numbers, and stand below their tables."""
+        return [line for _, line in self.lines if line.startswith(_LEFT_OUT)]
+
+    def said_below(self, board: Board) -> Board:
+        """Return tables with the lines below the table that has cells of the same images and network."""
+        tables = [replace(table, notes=(*table.notes, *self._below(board, table))) for table in board.tables]
+        return replace(board, tables=tuple(tables))
+
+    def _below(self, board: Board, table: Table) -> Iterator[str]:
+        cells = [board.results[key].cell for row in table.rows for key in dict.fromkeys(row.keys)]
+        known = {(cell.data.indices_sha, cell.data.name, cell.model.network.model_dump_json()) for cell in cells}
+        for result, line in self.lines:
+            cell = result.cell
+            if (cell.data.indices_sha, cell.data.name, cell.model.network.model_dump_json()) in known:
+                yield line
+
+
+def counted(receipts: Iterable[Receipt]) -> Counted:
+    """Return which receipts count: those that are known best, by the reports that lie beside them.
+
+    Raises:
+        UsageError: none is left, for all of them were refuted.
+    """
+    lines: list[tuple[CellResult, str]] = []
+    by_file: dict[str, Receipt] = {}
+    entries: list[Entry] = []
+    for receipt in receipts:
+        try:
+            entries.append(_entry(receipt))
+            by_file[entries[-1].file] = receipt
+        except UsageError as error:
+            lines.append((receipt.result, f"{_LEFT_OUT}{error}"))
+    if not entries:
+        raise UsageError(f"no receipt is left: {lines[0][1].removeprefix(_LEFT_OUT)}")
+    merged = merge.merged(Submissions(entries, (), []))
+    lines += _lines(merged, by_file)
+    kept = [_under(by_file[entry.file], key) for key, own in merged.sources.items() for entry in own]
+    is_verified = any(entry.state == "repeated" for entry in entries)
+    return Counted(merged.ranked if is_verified else [*map(_unmarked, merged.ranked)], kept, lines)
+
+
+def _entry(receipt: Receipt) -> Entry:
+    """Raises UsageError: it was refuted, or says that it was measured in the future."""
+    require_possible(receipt.path, receipt.result)
+    verdict = verdict_beside(receipt)
+    if verdict == "does not hold":
+        raise UsageError(f"{receipt.path}: the report beside it says that it does not hold")
+    who = _NOBODY if receipt.by is None else distinct(receipt.by)
+    words = f"verified: {verdict}" if verdict else "not verified"
+    file, sha256 = str(receipt.path), receipt.sha256
+    trained = tuple(sorted(receipt.claims.trained.items()))
+    return Entry(receipt.result, who, Submission(), file, sha256, sha256, _STATES[verdict], words, trained)
+
+
+def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:
+    """Yield what is said of receipts that do not count."""
+    for differing in merged.differing:
+        item = render.differing_item(differing)
+        yield differing.entry.result, f"measured differently: {item.what}, by '{item.who}': {item.why}"
+    for older in merged.superseded:
+        item = render.superseded_item(older)
+        yield older.entry.result, f"superseded: {item.what}, by '{item.who}': {item.why}"
+    for remark in merged.remarks:
+        yield by_file[remark.file].result, f"{_LEFT_OUT}{remark.file}: {remark.why}"
+
+
+def _under(receipt: Receipt, key: str) -> Receipt:
+    """Return a receipt under the key of the result that stands for it, which other code may have measured."""
+    result = receipt.result.model_copy(update={"key": key})
+    return replace(receipt, claims=receipt.claims.model_copy(update={"result": result}))
+
+
+def _unmarked(result: CellResult) -> CellResult:
+    """Return a result without the mark that nobody repeated it, which tells nothing where that is so of all."""
+    flags = tuple(flag for flag in result.flags if flag != NOT_REPEATED)
+    return result.model_copy(update={"flags": flags})
