@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 from bench.report.leaderboard.flags import NOT_REPEATED
@@ -51,12 +52,15 @@ class Counted(NamedTuple):
         return replace(board, tables=tuple(tables))
 
     def _below(self, board: Board, table: Table) -> Iterator[str]:
-        cells = [board.results[key].cell for row in table.rows for key in dict.fromkeys(row.keys)]
-        known = {(cell.data.indices_sha, cell.data.name, cell.model.network.model_dump_json()) for cell in cells}
-        for result, line in self.lines:
-            cell = result.cell
-            if (cell.data.indices_sha, cell.data.name, cell.model.network.model_dump_json()) in known:
-                yield line
+        keys = dict.fromkeys(chain.from_iterable(row.keys for row in table.rows))
+        known = {_measured_on(board.results[key]) for key in keys}
+        yield from (line for result, line in self.lines if _measured_on(result) in known)
+
+
+def _measured_on(result: CellResult) -> tuple[str, str, str]:
+    """Return what results of one table have in common: the images and the network."""
+    data, network = result.cell.data, result.cell.model.network
+    return data.name, data.indices_sha, network.model_dump_json()
 
 
 def counted(receipts: Iterable[Receipt]) -> Counted:
@@ -78,7 +82,9 @@ def counted(receipts: Iterable[Receipt]) -> Counted:
         raise UsageError(f"no receipt is left: {lines[0][1].removeprefix(_LEFT_OUT)}")
     merged = merge.merged(Submissions(entries, (), []))
     lines += _lines(merged, by_file)
-    kept = [_under(by_file[entry.file], key) for key, own in merged.sources.items() for entry in own]
+    kept: list[Receipt] = []
+    for key, own in merged.sources.items():
+        kept += (_under(by_file[entry.file], key) for entry in own)
     is_verified = any(entry.state == "repeated" for entry in entries)
     return Counted(merged.ranked if is_verified else [*map(_unmarked, merged.ranked)], kept, lines)
 
