@@ -6,7 +6,7 @@ import pytest
 
 from bench.config import sections
 from bench.report.receipts.methods import impossible
-from bench.report.receipts.names import misnamed
+from bench.report.receipts.names import beside_presets, misnamed
 from bench.schedule.plan import make
 from bench.types import ModelRef, WeightsRef
 from tests.report.fabricate import result
@@ -182,6 +182,27 @@ def test_a_name_that_states_what_was_not_measured_is_refused_with_what_was(names
     assert line.startswith("it is called ") and why in line
 
 
+def test_a_preset_that_was_changed_is_said(tmp_path):
+    # Of the paper's PGD the docstring says 20 steps.
+    cells = planned(
+        tmp_path,
+        plain(
+            '[[attacks]]\nuse = "pgd"\npreset = "tpap"\n[[attacks]]\nuse = "pgd"\npreset = "tpap"\nsteps = 1\n'
+            '[[attacks]]\nuse = "pgd"\npreset = "tpap"\nsteps = 1\nstep_size = "1/100"\n'
+        ),
+    )
+    attacked = [cell for cell in cells if cell.cell.attack is not None]
+    assert (
+        all("preset=tpap" in cell.names.attack for cell in attacked) and [*map(list, map(misnamed, cells))] == [[]] * 4
+    )
+    # Its name says the steps, as the other has others.
+    assert [list(beside_presets(cell)) for cell in attacked] == [[], [], []]
+    whole, hidden, _ = attacked
+    named = SimpleNamespace(names=whole.names.model_copy(update={"attack": "pgd[preset=tpap]"}), cell=hidden.cell)
+    assert list(misnamed(named)) == []
+    assert list(beside_presets(named)) == ["tpap of pgd has steps = 20 here, and steps = 1 was measured"]
+
+
 def test_equal_numbers_are_one_however_they_are_written(tmp_path):
     cell = next(each for each in planned(tmp_path, TOLD) if each.names.attack == "fgsm[eps=8/255]")
     for text, is_right in (("8/255", True), ("16/510", True), ("0.0313725490196", False), ("0.1", False)):
@@ -198,6 +219,8 @@ def test_equal_numbers_are_one_however_they_are_written(tmp_path):
         ("weights:/nets/mine/model.safetensors", "weights:mine", True),
         ("weights:/nets/mine/model.safetensors", "weights:other", False),
         ("weights:model.safetensors", "weights:mine", True),
+        ("weights:model.safetensors", "weights:small-cnn", True),
+        ("weights:model.safetensors", "weights:resnet18", False),
         ("weights:model.safetensors", "weights:mine[ema=0.999]", False),
         ("weights:model.safetensors", "weights:holds: 99 %", False),
     ],

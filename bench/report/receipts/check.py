@@ -47,7 +47,7 @@ def checked(
         return Report(receipt, tuple(findings))
     cell = receipt.result.cell
     findings += verdict.of_budget(receipt, arrays)
-    findings += [*verdict.of_date(receipt), *verdict.of_passes(receipt)]
+    findings += [*verdict.of_names(receipt), *verdict.of_date(receipt), *verdict.of_passes(receipt)]
     findings += images.compared(receipt, arrays, data_folder, trusted=trusted)
     findings.append(repeat.code(cell, trusted=trusted))
     if own is None:

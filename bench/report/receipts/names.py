@@ -60,6 +60,31 @@ def misnamed(result: CellResult | PlannedCell) -> Iterator[str]:
     yield from _of_attack(names.attack, cell)
 
 
+def beside_presets(result: CellResult | PlannedCell) -> Iterator[str]:
+    """Yield what a name does not say of the preset in it: that another value was given for one of its parameters.
+
+    So does a run's own table. Nothing is said of methods whose code here is another, as their presets may be.
+    """
+    cell, names = result.cell, result.names
+    weights, attack = cell.model.weights, cell.attack
+    recipe = weights.recipe if isinstance(weights, TrainRef) else None
+    # Where it does not see the defense, an attack takes every step whatever its rule.
+    ruled = set[str]() if cell.access in ("white-box", "adaptive") else {"rule"}
+    for label, ref, besides in (
+        (names.defense, recipe, set[str]()),
+        (names.attack, None if attack is None else attack.attack, ruled),
+    ):
+        entry = None if ref is None else own_entry(ref)
+        if ref is None or entry is None or entry.code_sha != ref.code_sha:
+            continue
+        told = dict(part.partition("=")[::2] for part in _parts(_split(label).inside or ""))
+        settings = (entry.meta.get("presets") or {}).get(told.get("preset"), {})
+        values = entry.spelled_out(settings)
+        for key in sorted(settings.keys() & values.keys() - told.keys() - besides):
+            if not _is_same(mine := _text(ref.params.get(key)), preset := _text(values[key])):
+                yield f"{told['preset']} of {ref.name} has {key} = {preset} here, and {key} = {mine} was measured"
+
+
 def _short(label: str) -> str:
     return shortened(label, _LONGEST)
 
@@ -195,14 +220,22 @@ def _is_default(step: MethodRef, model: ModelRef) -> bool:
 def _is_base(text: str, model: ModelRef) -> bool:
     if isinstance(model.weights, TrainRef):
         return text in _names_of(model.weights.recipe)
-    return text in (base_label(model.weights.name), model.weights.name) or _is_folder(text, model.weights)
+    return text in (base_label(model.weights.name), model.weights.name) or _is_folder(text, model)
 
 
-def _is_folder(text: str, weights: WeightsRef) -> bool:
-    """Say whether a name may be that of the folder of a file which is called so in every folder."""
+def _is_folder(text: str, model: ModelRef) -> bool:
+    """Say whether a name may be that of the folder of a file which is called so in every folder.
+
+    It may not be that of another network than the one whose weights they are.
+    """
     kind, _, folder = text.partition(":")
-    is_lost = "/" not in weights.name and is_of_folder(weights.name.removeprefix("weights:"))
-    return is_lost and kind == "weights" and _PLAIN.fullmatch(folder) is not None
+    weights, network = model.weights, model.network
+    file = weights.name.removeprefix("weights:") if isinstance(weights, WeightsRef) else "/"
+    is_lost = "/" not in file and is_of_folder(file)
+    if not is_lost or kind != "weights" or _PLAIN.fullmatch(folder) is None:
+        return False
+    own = {each.name for each in network.members or (network,)}
+    return folder in own or folder not in registry.entries("network")
 
 
 def _parameters(model: ModelRef) -> list[Mapping[str, object]]:
@@ -305,7 +338,7 @@ def _is_source(text: str, model: ModelRef) -> bool:
     else:
         known = {base_label(weights.name), weights.name}
         word = re.match(rf"weights:{_WORD.pattern}", text)
-        known |= {word[0]} if word is not None and _is_folder(word[0], weights) else set()
+        known |= {word[0]} if word is not None and _is_folder(word[0], model) else set()
     rest = next((text[len(each) :] for each in sorted(known, key=len, reverse=True) if text.startswith(each)), None)
     if rest is None or _SOURCE_WORDS.sub("", rest):
         return False

@@ -13,6 +13,7 @@ from bench.outcomes import Outcomes
 from bench.report.receipts import passes
 from bench.report.receipts.claims import Wrong, distances_of
 from bench.report.receipts.methods import unknown_threat, wrong_threat
+from bench.report.receipts.names import beside_presets
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.sets.kept import Array
 from bench.stats import wilson
@@ -26,6 +27,7 @@ State = Literal["holds", "round-off", "refuted", "not checked", "said"]
 Check = Literal[
     "claims",
     "budget",
+    "names",
     "date",
     "passes",
     "images",
@@ -159,6 +161,11 @@ def _of_threat(attack: AttackRef) -> Iterator[Finding]:
         yield Finding("budget", "not checked", line)
     if (wrong := wrong_threat(attack)) is not None:
         yield Finding("budget", "not checked", f"its attack has other code here, and here {wrong.line}")
+
+
+def of_names(receipt: Receipt) -> list[Finding]:
+    """Return what a reader of the names must know, which hold: that a preset in one was changed."""
+    return [Finding("names", "said", f"the preset {line}") for line in beside_presets(receipt.result)]
 
 
 def of_date(receipt: Receipt) -> list[Finding]:
