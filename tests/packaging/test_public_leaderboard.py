@@ -170,7 +170,7 @@ def test_a_pull_request_that_changes_anything_else_fails_before_it_is_read(leade
     assert all(line.startswith(("::error::", "::warning::")) for line in log.splitlines() if line.startswith("::"))
 
 
-def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_the_second_is_warned_of(leaderboard):
+def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_both_are_warned_of(leaderboard):
     (leaderboard.submissions / "ada").mkdir()
     (leaderboard.submissions / "ada" / "submission.toml").write_text('who = "Ada"\n', "utf-8")
     (leaderboard.submissions / "ada" / "run.json").write_text(serialise(story()), "utf-8")
@@ -183,7 +183,8 @@ def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_the_second_is
 
     code, log = leaderboard.pull_request(change)
     assert code == 0, log
-    assert log.startswith("::warning::submissions/ada/submission.toml is changed") and log.count("::warning::") == 1
+    assert log.startswith("::warning::submissions/ada/submission.toml changes a submission that is there")
+    assert "::warning::submissions/withdrawn.toml takes back results" in log and log.count("::warning::") == 2
 
 
 @pytest.mark.parametrize("quote", ["'''", '"""'])
@@ -211,7 +212,11 @@ def test_a_result_in_a_submission_that_is_there_is_warned_of(leaderboard):
     assert "::warning::" not in leaderboard.pull_request(add("first"))[1]
     leaderboard.merge()
     code, log = leaderboard.pull_request(add("second"))
-    assert code == 0 and log.startswith("::warning::submissions/ada/second.json is added to a submission that is there")
+    assert code == 0 and log.startswith("::warning::submissions/ada/second.json changes a submission that is there")
+    # Whose they are may also be said by a file that was not there.
+    name = "submission.toml"
+    code, log = leaderboard.pull_request(lambda submissions: (submissions / "ada" / name).write_text('who = "M"\n'))
+    assert code == 0 and log.startswith(f"::warning::submissions/ada/{name} changes a submission that is there")
 
 
 def test_no_job_that_reads_pull_requests_may_write_or_knows_a_secret(leaderboard):

@@ -397,6 +397,18 @@ def test_one_attack_is_one_column_however_its_file_calls_it(tmp_path):
     (table,) = build(merged(tmp_path)[1].ranked).tables
     columns = [(column.group, column.label) for column in table.columns if column.kind == "attack"]
     assert columns == [("L∞ ε=8/255", "fgsm"), ("L∞ ε=8/255", "pgd"), ("L∞ ε=4/255", "pgd")]
+    # One name under two threats is told apart where it is said who measured what.
+    found, both = merged(tmp_path)
+    page = render.as_markdown(build(both.ranked), render.contributions(found, both))
+    told = [
+        line.split(" | ")[2:4] for line in page.partition("Who measured what")[2].splitlines() if "run file" in line
+    ]
+    assert {(attacks, name) for attacks, name in told} == {
+        ("fgsm L∞ ε=8/255", "Ada"),
+        ("pgd L∞ ε=8/255", "Ada"),
+        ("pgd L∞ ε=8/255", "Bob"),
+        ("pgd L∞ ε=4/255", "Bob"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bench.report.leaderboard.tables import Board, Table, TableRow
 from bench.report.render import text
-from bench.types import listed
+from bench.types import listed, threat_text
 
 #: Names that stand below a row, and letters of each; submissions and attacks of a line.
 _NAMES, _NAME_LETTERS = 3, 24
@@ -100,17 +100,26 @@ class Contributions(NamedTuple):
                 # A clean cell belongs to every access.
                 if own and key not in cells[row.defense, result.names.access, *_common(own)]:
                     cells[row.defense, result.names.access, *_common(own)].append(key)
+        called = {
+            key: _called(board, key, has_threat=text.has_several_threats(table)) for key in chain(*cells.values())
+        }
         return [
-            self._line(board, defense, access, people, words, keys)
+            self._line(called, defense, access, people, words, keys)
             for (defense, access, people, words), keys in cells.items()
         ]
 
     def _line(
-        self, board: Board, defense: str, access: str, people: tuple[Person, ...], words: str, keys: list[str]
+        self,
+        called: Mapping[str, str],
+        defense: str,
+        access: str,
+        people: tuple[Person, ...],
+        words: str,
+        keys: list[str],
     ) -> Measured:
         sources = list(chain.from_iterable(self.sources[key] for key in keys))
         dates = sorted({source.date for source in sources})
-        attacks = list(dict.fromkeys(board.labels[key][1] for key in keys))
+        attacks = list(dict.fromkeys(called[key] for key in keys))
         folders = sorted({source.file.partition("/")[0] for source in sources})
         return Measured(
             defense,
@@ -148,6 +157,12 @@ class Contributions(NamedTuple):
             "files": ", ".join(dict.fromkeys(source.file for source in own)),
             "SHA-256": ", ".join(dict.fromkeys(source.sha256 for source in own)),
         }
+
+
+def _called(board: Board, key: str, *, has_threat: bool) -> str:
+    """Return the label of an attack, with its threat if a table has several."""
+    label, attack = board.labels[key][1], board.results[key].cell.attack
+    return f"{label} {threat_text(attack.threat)}" if has_threat and attack is not None else label
 
 
 def names(people: tuple[Person, ...], form: Callable[[Person], str] = lambda person: person.name) -> str:
