@@ -280,7 +280,8 @@ class Bisection:
     def _taken_back(self, first: Measured, last: Measured, goods: Sequence[Measured], bad: Measured) -> Measured | None:
         """Return the next commit known to have taken back a change that was found; ``None`` where there is none.
 
-        It changed a file again that the change was in, and with that the cell has a key of before, so it is measured.
+        It changed a file again that the change was in. With that the cell has a key of before, so it is measured; or
+        the lines that the change brought are gone, and for one such commit a run says whether that took it back.
         """
         keys = {each.result.key for each in goods}
         if len(self.history.halving([each.commit for each in goods], bad.commit)) > 1 or bad.commit == last.commit:
@@ -289,13 +290,30 @@ class Bisection:
         touching = (self.history.changing(name, bad.commit, last.commit) for name in names)
         again = set(chain.from_iterable(touching)).difference(self._candidates.why)
         later = (each for each in self.history.between(bad.commit, last.commit) if each in again)
+        has_run = False
         for commit in islice(later, _TRIED):
+            is_known = self.measure.key_at(commit) in keys
+            if not is_known and (has_run or not self._is_gone(commit, goods[-1].commit, bad.commit, names)):
+                continue
+            has_run = has_run or not is_known
             with suppress(NotMeasurable):
-                if self.measure.key_at(commit) in keys and self._is_good(back := self._measured(commit), first, last):
+                if self._is_good(back := self._measured(commit), first, last):
                     change = f"{self.history.described(bad.commit)}: {_share(goods[-1])}, then {_share(bad)}"
                     self._note(f"a change was taken back at {commit[:10]}, and the search went on from there: {change}")
                     return back
         return None
+
+    def _is_gone(self, commit: str, before: str, after: str, names: Sequence[str]) -> bool:
+        """Say whether a commit has no line of those that a change of some files brought; where none, all it removed."""
+
+        def lines(at: str) -> set[tuple[str, bytes]]:
+            texts = ((name, self.history.bytes_of(at, name) or b"") for name in names)
+            by_file = ([(name, line.strip()) for line in text.splitlines() if line.strip()] for name, text in texts)
+            return set(chain.from_iterable(by_file))
+
+        old, new = lines(before), lines(after)
+        now = lines(commit)
+        return now.isdisjoint(new - old) if new - old else old - new <= now
 
     def _end(self, side: str, commit: str, has: str, other: str, learn: Callable[[], bool] = lambda: False) -> Measured:
         """Return what the cell gives at GOOD or BAD; where it fails, again after something was learned.

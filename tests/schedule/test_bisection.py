@@ -404,7 +404,8 @@ def test_of_two_changes_the_first_is_found_and_the_further_one_said(repository, 
     assert finding.further is not None and finding.further.is_real
 
 
-def test_a_change_that_was_taken_back_is_not_the_one_that_lasts(repository, runs):
+@pytest.mark.parametrize("again", ["share = 1.0", "share = 2.0 / 2"])
+def test_a_change_that_was_taken_back_is_not_the_one_that_lasts(repository, runs, again):
     good = repository.commits[0]
     repository.commit("empty")
     repository.commit("empty")
@@ -412,8 +413,8 @@ def test_a_change_that_was_taken_back_is_not_the_one_that_lasts(repository, runs
     for_a_while = repository.edit("for a while", *WEAKER)
     repository.commit("empty")
     repository.commit("empty")
-    back = repository.edit("taken back", *reversed(WEAKER))
-    lasting = repository.edit("less", "share = 1.0", "share = 0.15")
+    back = repository.edit("taken back", WEAKER[1], again)
+    lasting = repository.edit("less", again, "share = 0.15")
     finding = find(repository, good, repository.commit("empty"))
     # By git alone: what is left of the three edits is the last one.
     diff = repository.git("diff", good, "HEAD", "--", "attack.py")
@@ -422,8 +423,33 @@ def test_a_change_that_was_taken_back_is_not_the_one_that_lasts(repository, runs
     (note,) = finding.notes
     assert note.startswith(f"a change was taken back at {back[:10]}, and the search went on from there: ")
     assert f"{for_a_while[:10]} for a while" in note
-    # Of GOOD, the change for a while, and the one that lasts.
-    assert len(runs) == 3
+    # Of GOOD, the change for a while, and the one that lasts; and of the same in other words.
+    assert len(runs) == (3 if again == "share = 1.0" else 4)
+
+
+def test_a_change_that_goes_on_later_was_not_taken_back(repository, runs):
+    good = repository.commits[0]
+    first = repository.edit("weaker", *WEAKER)
+    repository.edit("more", "share = 0.1", "share = 0.11")
+    bad = repository.edit("less", "share = 0.11", "share = 0.09")
+    finding = find(repository, good, bad)
+    assert finding.after.commit == first and not finding.notes
+    # Each commit at the most.
+    assert len(runs) == len(set(runs)) <= 4
+
+
+def test_without_the_files_behind_a_key_those_of_the_table_count(repository, runs, monkeypatch):
+    """So it is with the harness of a commit that is too old to name them."""
+    monkeypatch.setattr(at_commit, "_behind", lambda node: None)
+    (repository.path / "named.txt").write_text("1.0")
+    (repository.path / "share.txt").write_text("1.0")
+    repository.edit("names a file", "import os\n", "import os\nNAMED = 'named.txt'\n")
+    good = repository.edit("reads a file", *READS)
+    (repository.path / "named.txt").write_text("2.0")
+    culprit = hidden(repository, "0.1")
+    finding = find(repository, good, repository.commit("empty"))
+    assert finding.after.commit == culprit
+    assert not any("named.txt" in note for note in finding.notes) and "share.txt" in finding.notes[0]
 
 
 def test_a_change_of_the_threat_is_no_change_of_weights(repository, runs):
