@@ -352,7 +352,7 @@ def _require_room(name: str, make: Callable[[], nn.Module], *, is_trained: bool)
         weights = sum(each.numel() * each.element_size() for each in make().parameters())
     needed, available = weights if is_trained else _COPIES * weights, available_memory()
     if needed > available:
-        training = "" if is_trained else f"; to train it takes {gib(needed)} of memory"
+        training = "" if is_trained else f"; to train it takes {gib(needed)}"
         raise UsageError(
-            f"network '{name}' has weights of {gib(weights)}{training}, and {gib(available)} are available"
+            f"network '{name}' has weights of {gib(weights)}{training}, and {gib(available)} of memory are available"
         )

@@ -153,6 +153,7 @@ def test_names_of_another_cell_are_refused(tmp_path):
         ({"attack": "pgd[norm=l2]"}, "and its norm is linf"),
         ({"attack": "pgd[strength=99]"}, "and pgd has no strength"),
         ({"attack": "pgd[max_passes=5000]"}, "and pgd has no max_passes"),
+        ({"attack": "pgd[steps=2 0]"}, "and its steps is 20"),
         ({"attack": "pgd[]"}, "and pgd has no parameter without a name"),
         ({"attack": "pgd[steps=20,preset=everything]"}, "and its preset is "),
         ({"attack": "pgd: autoattack-1000"}, "and pgd was measured"),
@@ -180,6 +181,39 @@ def test_a_name_that_states_what_was_not_measured_is_refused_with_what_was(names
     forged = honest.model_copy(update={"names": honest.names.model_copy(update=names), "cell": cell})
     (line,) = misnamed(forged)
     assert line.startswith("it is called ") and why in line
+
+
+@pytest.mark.parametrize(
+    ("word", "is_right"),
+    [
+        ("3", True),
+        # Nothing here knows the names of the classes, so any may be.
+        ("truck", True),
+        ("tench, Tinca tinca", True),
+        ("great white shark (T-shirt/top)", True),
+        ("4", False),
+        ("3 bf16", False),
+        ("3 from standard", False),
+        ("truck from standard", False),
+        ("truck bf16", False),
+        ("3 of the strongest attack", False),
+        ("truck autoattack", False),
+        ("truck: holds", False),
+        ("truck, 99 %", False),
+        ("", False),
+    ],
+)
+def test_the_name_of_a_class_is_no_place_for_other_claims(tmp_path, word, is_right):
+    cell = next(each for each in planned(tmp_path, TOLD) if "class 3" in each.names.attack)
+    named = SimpleNamespace(names=cell.names.model_copy(update={"attack": f"pgd to class {word}"}), cell=cell.cell)
+    assert (list(misnamed(named)) == []) == is_right
+    # Where the images are said to have other names, it is one of these.
+    data = cell.cell.data.model_copy(update={"classes": tuple("abcdefghij")})
+    attack = cell.cell.attack.model_copy(update={"data": data})
+    named.cell = cell.cell.model_copy(update={"data": data, "attack": attack})
+    assert (list(misnamed(named)) == []) == (word == "3")
+    named.names = named.names.model_copy(update={"attack": "pgd to class d"})
+    assert list(misnamed(named)) == []
 
 
 def test_a_preset_that_was_changed_is_said(tmp_path):

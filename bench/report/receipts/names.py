@@ -34,6 +34,10 @@ from bench.types import (
 _PLAIN = re.compile(r"[\w.+'-]+(?: [\w.+'-]+)*")
 #: The same in the middle of a name, where words follow.
 _WORD = re.compile(r"[\w.+'-]+")
+#: Words of a class, which only the images know: each begins with a letter.
+_CLASS = re.compile(r"\(?[^\W\d_][\w.,()'/&-]*(?: \(?[^\W\d_][\w.,()'/&-]*)*")
+#: What follows a target in a name, and so is in that of no class; attacks are not, either.
+_AFTER_CLASS = frozenset({"from", "to", "bf16", "key", "seed"})
 #: What stands between two parameters; a value may have a comma.
 _NEXT = re.compile(r",(?=[\w.-]+=)")
 #: What follows the source of a transfer: words of which each has a value.
@@ -128,6 +132,9 @@ def _is_same(text: str, known: str) -> bool:
     """Say whether two texts mean one value: a budget may be written as a fraction and as a decimal."""
     if text == known:
         return True
+    if text.split() != [text]:
+        # A number with blanks in it is one number here, and may be read as two.
+        return False
     try:
         return exact(text) == exact(known)
     except ValueError:
@@ -320,9 +327,13 @@ def _is_attack(text: str, attack: AttackRef, *, reads_images: bool) -> bool:
 
 
 def _is_class(word: str, target: int, classes: tuple[str, ...]) -> bool:
-    if word.isdecimal():
-        return int(word) == target or word in classes[target : target + 1]
-    return word in classes[target : target + 1] if classes else _PLAIN.fullmatch(word) is not None
+    """Say whether a word may be that of a class: its number, or its name as far as the cell has it."""
+    if word == str(target) or classes:
+        return word == str(target) or word in classes[target : target + 1]
+    if _CLASS.fullmatch(word) is None:
+        return False
+    words = word.split()
+    return _AFTER_CLASS.isdisjoint(words) and registry.entries("attack").keys().isdisjoint(words)
 
 
 def _source_text(model: ModelRef) -> str:
