@@ -131,7 +131,9 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
     # Weights that are there already need neither gradients nor momenta, and nothing is said of a training.
     assert build(small, 10, (1, 8, 8), is_trained=True)
     monkeypatch.setattr(build_module, "available_memory", lambda: num_bytes - 1)
-    with pytest.raises(UsageError, match=r"small-cnn' has weights of [\d,.]+ GiB, and [\d,.]+ GiB of memory are available$"):
+    with pytest.raises(
+        UsageError, match=r"small-cnn' has weights of [\d,.]+ GiB, and [\d,.]+ GiB of memory are available$"
+    ):
         build(small, 10, (1, 8, 8), is_trained=True)
     # Looking takes no random number.
     monkeypatch.setattr(build_module, "_require_room", lambda name, make, is_trained: None)
