@@ -536,6 +536,11 @@ def test_passes_of_an_attack_of_which_nothing_is_known_are_not_checked(folder, t
     assert verify(folder, path) == 0
     out = capsys.readouterr().out
     assert "not checked  passes: mine.py:fgsm is not Crossfire's own, so nothing here says what it takes" in out
+    # Its images are in the ball; which norms it has is another matter.
+    assert "holds        budget: 140 images in the box and within linf 1/10" in out
+    assert (
+        "not checked  budget: mine.py:fgsm is not Crossfire's own, so nothing here says whether it keeps to linf" in out
+    )
     assert out.endswith("verdict: holds as far as it was checked\n")
 
 
