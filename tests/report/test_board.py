@@ -1,9 +1,12 @@
+import csv
+import io
 import re
 from fractions import Fraction
 
 import pytest
 
 from bench.report.leaderboard.tables import WORST_LABEL, build
+from bench.report.render.export import comma_separated
 from bench.report.render.html import render
 from bench.stats import paired_difference, wilson
 from tests.report.fabricate import outcomes, result, story
@@ -188,14 +191,19 @@ def test_networks_of_one_name_are_told_apart_in_the_heading():
     board = build(results)
     titles = ["digits · small-cnn[channels=16] · 10 images", "digits · small-cnn[channels=8] · 10 images"]
     assert sorted(table.title for table in board.tables) == titles
-    notes = {table.model: table.notes[0] for table in board.tables}
+    notes = {table.network: table.notes[0] for table in board.tables}
     assert notes["small-cnn[channels=8]"] == "another network than its namesake: small-cnn[channels=8]"
     page = render(board)
     assert all(f"small-cnn[channels={channels}]</h2>" in page for channels in (8, 16))
+    assert [row["model"] for row in csv.DictReader(io.StringIO(comma_separated(board)))] == list(notes)
+    # In the page's own filter, too.
+    assert '<option value="small-cnn[channels=8]">' in page or ">small-cnn[channels=8]</option>" in page
+    # What is published of a network is found by its name.
+    assert {table.model for table in board.tables} == {"small-cnn"}
     # Of another image list nothing is said, and code alone leaves the name.
     other = result("standard", "pgd", clean=[True] * 10, network_code="2", rows="others")
     tables = build([result("standard", "pgd", clean=[True] * 10), other]).tables
-    assert {table.model for table in tables} == {"small-cnn"}
+    assert {table.network for table in tables} == {"small-cnn"}
     assert all(
         re.match(
             "another image list and network than its namesake: images #.{4} of first 10 and code #", table.notes[0]

@@ -142,6 +142,8 @@ class Table:
     ranking: Ranking | None = None
     #: What is settled of its verdicts and gaps, or open.
     answers: tuple[Answer, ...] = ()
+    #: What its network is called where people read it: with parameters, where another one has its name.
+    network: str = ""
 
     @property
     def heading(self) -> str:
@@ -150,7 +152,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset} · {self.model} · {self.n:,} images" + (f" ({self.part})" if self.part else "")
+        return f"{self.dataset} · {self.network} · {self.n:,} images" + (f" ({self.part})" if self.part else "")
 
     @property
     def incomplete(self) -> str:
@@ -325,9 +327,9 @@ def build(
 
 
 class _Called(NamedTuple):
-    """What the network of a table is called, and in what the table differs from others of its names, as a note."""
+    """What the network of a table is called in its heading, and in what it differs from its namesakes, as a note."""
 
-    model: str
+    network: str
     note: str
 
     @classmethod
@@ -429,7 +431,7 @@ def _table(
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
     table = Table(
         rename.get(first.names.dataset, first.names.dataset),
-        called.model,
+        rename.get(first.names.model, first.names.model),
         first.cell.data.n,
         tuple(each for each in columns if each.kind != "mce" or any(each.id in row.values for row in rows)),
         rows,
@@ -447,6 +449,7 @@ def _table(
         count,
         ranking=stands.ranking,
         answers=stands.answers,
+        network=called.network,
     )
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
 

@@ -184,7 +184,7 @@ def _names_together(board: Board) -> Iterator[list[str]]:
     titles = [(table.dataset, table.model) for table in board.tables]
     yield list(dict.fromkeys(chain.from_iterable(titles)))
     for table in board.tables:
-        names = [table.dataset, table.model, *(row.defense for row in table.rows)]
+        names = [table.dataset, table.network, *(row.defense for row in table.rows)]
         names += (column.label for column in table.columns if column.kind == "attack")
         yield list(dict.fromkeys(names))
 

@@ -94,7 +94,7 @@ def _seeds(table: Table) -> dict[str, int]:
 def _csv_record(table: Table, row: TableRow, remarks: list[str], seeds: Mapping[str, int]) -> dict[str, Any]:
     record: dict[str, Any] = {
         "dataset": table.dataset,
-        "model": table.model,
+        "model": table.network,
         "n": table.n,
         **({"caption": table.caption} if table.caption else {}),
         "incomplete": table.incomplete,

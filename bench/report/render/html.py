@@ -119,7 +119,7 @@ def _page(
         people=people,
         most_items=_MAX_ITEMS,
         datasets=sorted({view["table"].dataset for view in tables}),
-        models=sorted({view["table"].model for view in tables}),
+        models=sorted({view["table"].network for view in tables}),
         threats=list(dict.fromkeys(c.group for c in columns if c.group not in ("", "cost"))),
         access=text.access,
         accesses=[(access, text.access_words(access)) for access in ACCESSES if access in accesses],

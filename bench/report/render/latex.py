@@ -119,7 +119,7 @@ def _slug(table: Table) -> str:
     It stays the same while these do. Digits stand for what is left out of it.
     """
     short = " short" * (not table.has_access)
-    words = table.caption or f"{table.dataset} {table.model} {table.n}{short} {table.view}"
+    words = table.caption or f"{table.dataset} {table.network} {table.n}{short} {table.view}"
     slug = re.sub("[^a-z0-9]+", "-", words.lower()).strip("-")
     if _TELLING.search(words) or not 0 < len(slug) <= _LABEL_LETTERS:
         slug = f"{slug[:_LABEL_LETTERS]}-{sha256_hex(words)[:_LABEL_DIGITS]}".strip("-")

@@ -161,7 +161,7 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     lines = [(row, [numbers.cell(row, column) for column in columns]) for row in rows]
     return {
         "table": table,
-        "title": table.caption or f"{_plain_name(table.dataset)} · {_plain_name(table.model)}",
+        "title": table.caption or f"{_plain_name(table.dataset)} · {_plain_name(table.network)}",
         "subtitle": f"{table.title}. {_subtitle(shown)}" if table.caption else _subtitle(shown),
         "names": short_names((row.defense for row in rows), _NAME_LETTERS),
         "about": excerpt.remark,

@@ -17,7 +17,7 @@ from bench.report.leaderboard.flags import NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
-from bench.report.submissions.read import STATES, Entry, LeftOut, Submissions, order, person
+from bench.report.submissions.read import STATES, Entry, LeftOut, State, Submissions, order, person
 from bench.types import CellResult, ModelRef, WeightsRef
 
 #: The flag of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
@@ -96,8 +96,11 @@ def merged(submissions: Submissions) -> Merged:
             differing += (Differing(entry, None, groups.why(entry)) for entry in own)
             continue
         first = min(candidates, key=order)
-        agreeing = [entry for entry in own if groups.is_ranked(entry) and _outcomes(entry) == _outcomes(first)]
-        others = [entry for entry in own if entry not in agreeing]
+        agreeing: list[Entry] = []
+        others: list[Entry] = []
+        for entry in own:
+            agrees = groups.is_ranked(entry) and _outcomes(entry) == _outcomes(first)
+            (agreeing if agrees else others).append(entry)
         differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
         flags = {*first.result.flags, *_marks(first, others), *_unproven(first)}
         result = first.result.model_copy(update={"flags": tuple(sorted(flags))})
@@ -294,13 +297,15 @@ def _newest(entries: Iterable[Entry], remarks: list[LeftOut]) -> tuple[list[Entr
     kept: list[Entry] = []
     older: list[Superseded] = []
     for several in by_person.values():
-        own = _once(several, remarks)
-        for entry in own:
-            later = [each for each in own if _is_later(each, entry) and _is_known_as_well(each, entry)]
+        # The last one of each state, from the last on: what is known no better and earlier is superseded.
+        last: dict[State, Entry] = {}
+        for entry in sorted(_once(several, remarks), key=_moment, reverse=True):
+            later = [each for each in last.values() if _is_known_as_well(each, entry)]
             if later:
                 older.append(Superseded(entry, max(later, key=_moment)))
             else:
                 kept.append(entry)
+            last.setdefault(entry.state, entry)
     return kept, older
 
 
@@ -321,10 +326,6 @@ def _once(own: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
 def _moment(entry: Entry) -> tuple[bool, str, float, str]:
     """Return by what the results of a person for a cell are ordered: the last one counts."""
     return entry.result.status == "done", entry.finished, -entry.arrival, entry.file
-
-
-def _is_later(entry: Entry, other: Entry) -> bool:
-    return entry is not other and _moment(entry) > _moment(other)
 
 
 def _folder(entry: Entry) -> str:
@@ -351,8 +352,11 @@ def _by_question(entries: Iterable[Entry]) -> Iterator[tuple[list[Entry], list[E
     for entry in entries:
         by_question[keys.comparison_key(entry.result.cell)].append(entry)
     for own in by_question.values():
-        now = [entry for entry in own if keys.of(entry.result.cell) == entry.result.key]
-        yield (now, [entry for entry in own if entry not in now]) if now else (own, [])
+        now: list[Entry] = []
+        earlier: list[Entry] = []
+        for entry in own:
+            (now if keys.of(entry.result.cell) == entry.result.key else earlier).append(entry)
+        yield (now, earlier) if now else (own, [])
 
 
 def _difference(entry: Entry, ranked: Entry, groups: weights.Groups) -> str:
