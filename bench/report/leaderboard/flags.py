@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 #: Flags of results by strangers of which little is known: they are shown with these marks, and are not ranked.
-NOT_REPEATED, NOT_PLAUSIBLE = "not-repeated", "not-plausible"
+NOT_REPEATED = "not-repeated"
+NOT_PLAUSIBLE = "not-plausible"
 UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE})
 
 MEANINGS: Mapping[str, str] = {
