@@ -177,14 +177,14 @@ class Measuring:
         harness = self.harness(commit)
         if not self.in_no_key:
             return harness
-        files_there = [[name, self._history.hash_of(commit, name)] for name in self.in_no_key]
-        return sha256(json.dumps([harness, files_there]).encode()).hexdigest()
+        hashes = self._history.hashes_of(commit, self.in_no_key)
+        return sha256(json.dumps([harness, sorted(hashes.items())]).encode()).hexdigest()
 
     def changed_in_no_key(self, old: str, new: str) -> list[str]:
         """Return what differs between two commits and is in no key: files, and the harness."""
-        of = self._history.hash_of
         harness = ["the harness (bench/)"] if self.harness(old) != self.harness(new) else []
-        return [*harness, *(name for name in self.in_no_key if of(old, name) != of(new, name))]
+        before, after = (self._history.hashes_of(commit, self.in_no_key) for commit in (old, new))
+        return [*harness, *(name for name in self.in_no_key if before.get(name) != after.get(name))]
 
     def is_of_its_version(self, measured: Measured) -> bool:
         """Say whether a result was measured with what no key holds as its commit has it, as far as provenance tells."""

@@ -665,6 +665,18 @@ def test_the_file_of_a_method_before_it_was_renamed_is_its_own_code(repository, 
     assert not any("attack.py" in note for note in finding.notes)
 
 
+def test_hashes_of_files_are_those_of_git_whatever_these_are_called(repository):
+    names = ["da\nta '\".txt", "\u00e9 -.txt", "attack.py"]
+    (repository.path / "sub").mkdir()
+    for name in names[:2]:
+        (repository.path / name).write_text(name)
+        (repository.path / "sub" / name).write_text("another")
+    repository.commit("odd names")
+    hashes = {name: repository.git("hash-object", "--", name) for name in names}
+    with contextlib.chdir(repository.path / "sub"):
+        assert History(Path.cwd()).hashes_of("HEAD", [*names, "nowhere.txt"]) == hashes
+
+
 def test_equal_keys_are_no_one_measurement_where_a_file_in_no_key_changed(repository, runs):
     (repository.path / "share.txt").write_text("1.0")
     good = repository.edit("reads a file", *READS)
