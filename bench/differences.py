@@ -60,7 +60,8 @@ def methods_by_part(cell: Cell, renames: Renames | None = None) -> dict[str, Use
     if cell.step is not None:
         methods["step"] = _used_step(cell.step)
     if (attack := cell.attack) is not None:
-        settings = {**attack.attack.params, **usage(attack), **_suite_settings(attack, renames or {})}
+        precision = {"craft_precision": attack.craft_precision}
+        settings = {**attack.attack.params, **precision, **usage(attack), **_suite_settings(attack, renames or {})}
         methods["attack"] = UsedMethod(attack.attack.name, settings, attack.attack.code_sha)
         if attack.model != cell.model:
             methods |= {f"{SOURCE}{part}": method for part, method in _of_model(attack.model).items()}

@@ -843,6 +843,10 @@ class CellResult(Frozen):
     def _consistent(self) -> CellResult:
         if self.names.access != self.cell.access:
             raise ValueError(f"it is called {self.names.access} and was measured {self.cell.access}")
+        if self.provenance.craft_precision and (
+            self.cell.attack is None or self.cell.attack.craft_precision == "float32"
+        ):
+            raise ValueError("gradients in bfloat16 led its attack, and it has none, or one that asks for float32")
         done = self.status == "done"
         if (self.metrics is not None, self.error is not None) != (done, not done):
             contradiction = "no metrics, or an error" if done else "metrics, or no error"
@@ -909,6 +913,8 @@ class PartialResult(Frozen):
     adversarial_bits: Bits
     #: What the attack on these images and their predictions took.
     seconds: Seconds
+    #: As in :class:`Provenance`.
+    craft_precision: Literal["", "bf16"] = Field("", exclude_if=lambda value: not value)
 
     @model_validator(mode="after")
     def _consistent(self) -> PartialResult:

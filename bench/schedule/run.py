@@ -12,7 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.data import saved
 from bench.data.saved import SavedImages
 from bench.evaluation.chunks import read_chunk, write_chunk
-from bench.evaluation.craft import Crafted, craft
+from bench.evaluation.craft import LED_IN_BF16, Crafted, craft
 from bench.evaluation.device_cache import Classifier, DeviceCache, Images
 from bench.evaluation.measure import Measure
 from bench.evaluation.replays import Replays
@@ -250,7 +250,8 @@ class Runner:
             known = partials.get(self.store, planned.key)
             if known is not None and known.n >= group.stop:
                 return known
-            crafted = ((part, self._chunk_of(ref, part)) for part in parts)
+            crafted = [(part, self._chunk_of(ref, part)) for part in parts]
+            is_led = any(LED_IN_BF16 in chunk.notes for _, chunk in crafted)
             attacked = self._measure.outcomes(planned, classifier, crafted, score)
             _require_unchanged(cell)
             self.cache.require_unchanged(*models_of(cell))
@@ -268,6 +269,7 @@ class Runner:
                 clean_bits=clean.clean_outcomes.first(attacked.n).encode(),
                 adversarial_bits=attacked.encode(),
                 seconds=seconds,
+                craft_precision="bf16" if is_led or (known and known.craft_precision) else "",
             )
             partials.put(self.store, result)
         self.log.write("grown", cell=str(planned.names), key=planned.key, images=result.n)
@@ -540,7 +542,7 @@ class Runner:
             replays = Replays(self.device) if graphs(self.device) else None
             with spending("attacks"):
                 crafted = craft(
-                    ref,
+                    self._led_as_begun(ref, images),
                     base,
                     x,
                     y,
@@ -570,6 +572,18 @@ class Runner:
         of = f"{group.start:06d}-{group.stop:06d}"
         more = {} if replays is None else {"replayed": replays.replayed, "not replayed": replays.reasons}
         self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds, **more)
+
+    def _led_as_begun(self, ref: AttackRef, images: Images) -> AttackRef:
+        """Return an attack in the precision in which its set was begun, where that is left to the device."""
+        if ref.craft_precision != "auto":
+            return ref
+        for part in images.chunks():
+            x, _, _ = images.part(part)
+            # What is damaged is said where it is made again.
+            with suppress(FileNotFoundError, ValueError):
+                notes = chunk_file.read(self._chunk(ref, part), x.cpu().numpy(), ref.threat).notes
+                return ref.model_copy(update={"craft_precision": "bf16" if LED_IN_BF16 in notes else "float32"})
+        return ref
 
     def _saved_images(self, ref: AttackRef, images: Images) -> Callable[[Tensor], Tensor] | None:
         """Return what gives the saved images of row numbers, float32 (N, C, H, W), where an attack reads such.

@@ -24,7 +24,7 @@ from bench import registry
 from bench.evaluation.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
 from bench.evaluation.craft import attack_group_size
 from bench.evaluation.defense import deploy
-from bench.evaluation.precision import is_led_in_bf16
+from bench.evaluation.precision import gains, may_lead
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, set_oracle_labels
 from bench.keys import canonical_json, models_of
 from bench.models.bf16 import LeadingBf16
@@ -119,7 +119,8 @@ class Units:
         self._hurry = hurry
         self._texts = _Texts()
         self._nets: dict[str, tuple[nn.Module, Unit] | None] = {}
-        self._led: dict[str, Unit | None] = {}
+        #: Of networks that bfloat16 makes faster.
+        self._led: dict[str, Unit] = {}
         self._recipes: dict[str, RecipeUnit | None] = {}
         self._steps: dict[str, StepUnit | None] = {}
         self._problems: dict[str, Problem] = {}
@@ -133,7 +134,7 @@ class Units:
 
     def led(self, attack: AttackRef, cell: Cell) -> Unit | None:
         """Return the cost of the network that an attack sees, in bfloat16 where that leads it."""
-        led = self._led.get(self._texts.network(attack.model, cell)) if self._is_led(attack, cell) else None
+        led = self._led and may_lead(attack) and self._led.get(self._texts.network(attack.model, cell))
         return led or self.net(attack.model, cell)
 
     def step(self, step: MethodRef, model: ModelRef, cell: Cell) -> StepUnit | None:
@@ -177,7 +178,7 @@ class Units:
     def measuring(self, cell: Cell) -> Generator[None]:
         """Measure the unknown unit costs of a cell, a little at each step."""
         attack = cell.attack
-        parts = (cell.data, cell.model, cell.step, *(attack and (attack.model, attack.step, attack.attack) or ()))
+        parts = (cell.data, cell.model, cell.step, attack and attack.model, attack and attack.step)
         if (seen := tuple(map(id, parts))) in self._seen:
             return
         self._seen[seen] = parts
@@ -189,8 +190,6 @@ class Units:
             yield from self._measuring_step(cell.step, cell.model, cell)
         if attack is not None and attack.step is not None:
             yield from self._measuring_step(attack.step, attack.model, cell)
-        if attack is not None:
-            yield from self._measuring_led(attack, cell)
 
     def _attempt(
         self, do: Callable[[], T], who: str = "a method", name: str | None = None, *, certain: bool = False
@@ -248,23 +247,14 @@ class Units:
             return
         fast = self._attempt(lambda: fast_layout(net, grey).net) or net
         yield
-        if (unit := (yield from self._timing(fast, flops, shape))) is not None:
-            self._nets[name] = fast, unit
-
-    def _is_led(self, attack: AttackRef, cell: Cell) -> bool:
-        known = self._nets.get(self._texts.network(attack.model, cell))
-        shape = cell.data.image_shape
-        return known is not None and bool(self._attempt(lambda: is_led_in_bf16(attack, known[0], shape, self._device)))
-
-    def _measuring_led(self, attack: AttackRef, cell: Cell) -> Generator[None]:
-        known = self._nets.get(name := self._texts.network(attack.model, cell))
-        if name in self._led or known is None or not self._is_led(attack, cell):
+        if (unit := (yield from self._timing(fast, flops, shape))) is None:
             return
-        self._led[name], shape = None, cell.data.image_shape
-        led = self._attempt(lambda: LeadingBf16(known[0], shape).eval())
-        yield
-        if led is not None:
-            self._led[name] = yield from self._timing(led, known[1].flops, shape)
+        self._nets[name] = fast, unit
+        if self._attempt(lambda: gains(fast, shape, self._device)):
+            led = self._attempt(lambda: LeadingBf16(fast, shape).eval())
+            yield
+            if led is not None and (in_bf16 := (yield from self._timing(led, flops, shape))) is not None:
+                self._led[name] = in_bf16
 
     def _measuring_step(self, step: MethodRef, model: ModelRef, cell: Cell) -> Generator[None]:
         known = self._nets.get(self._texts.network(model, cell))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +29,7 @@ from bench.schedule import plan
 from bench.schedule.estimate import Node
 from bench.store.history import Recorded
 from bench.store.working_store import Store
-from bench.types import AttackRef, MethodError, UsageError
+from bench.types import AttackRef, CellResult, MethodError, UsageError
 from tests.attacks.driving import THREATS, Case
 from tests.report.fabricate import result
 
@@ -283,10 +284,10 @@ def convolutional(width: int) -> nn.Module:
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)).eval()
 
 
-# 18,432 x 20 x 23 = 8.5 million, and 18,432 x 24 x 27 = 11.9 million; the layer behind has 2 x 3 x 32^2 x 4000.
-SMALL, LARGE = convolutional(20), convolutional(24)
+# 18,432 x 50 x 53 = 48.8 million, and 18,432 x 52 x 55 = 52.7 million; 59.7 in convolutions and 98.4 in what follows.
+SMALL, LARGE = convolutional(50), convolutional(52)
 MOSTLY_LINEAR = nn.Sequential(
-    nn.Conv2d(3, 3, 9, padding=4), nn.Flatten(), nn.Linear(3 * 32**2, 4000), nn.Linear(4000, 10)
+    nn.Conv2d(3, 12, 9, padding=4), nn.Flatten(), nn.Linear(12 * 32**2, 4000), nn.Linear(4000, 10)
 )
 
 
@@ -331,10 +332,10 @@ def test_auto_leads_only_what_was_measured(monkeypatch: pytest.MonkeyPatch, othe
 
 
 def test_flops_in_convolutions() -> None:
-    inside = 2 * 9 * 32**2 * 20 * 23
-    assert convolution_flops(SMALL, (3, 32, 32)) == (inside, inside + 2 * 20 * 10)
-    inside = 2 * 81 * 32**2 * 9
-    assert convolution_flops(MOSTLY_LINEAR, (3, 32, 32)) == (inside, inside + 2 * 3 * 32**2 * 4000 + 2 * 4000 * 10)
+    inside = 2 * 9 * 32**2 * 50 * 53
+    assert convolution_flops(SMALL, (3, 32, 32)) == (inside, inside + 2 * 50 * 10)
+    inside = 2 * 81 * 32**2 * 3 * 12
+    assert convolution_flops(MOSTLY_LINEAR, (3, 32, 32)) == (inside, inside + 2 * 12 * 32**2 * 4000 + 2 * 4000 * 10)
 
 
 def test_attacks_that_auto_leads_are_ours_and_step_along_gradients() -> None:
@@ -353,8 +354,8 @@ def test_what_led_is_recorded_and_said(
     columns(tmp_path, "", 'use = "pgd"', 'use = "pgd"\ncraft_precision = "bf16"', 'use = "square"\nqueries = 20')
     run = ["run", "t.toml", "--n", "20", "--set", "train.epochs=1", "--set", "run.device=cpu", "--store", "store"]
     assert main(run) == 0
-    says = "1 of 4 results: gradients in bfloat16 led the attack, float32 judged it"
-    assert (says in " ".join(capsys.readouterr().out.split())) == has
+    says = f"{1 + has} of 4 results: gradients in bfloat16 led the attack, float32 judged it"
+    assert says in " ".join(capsys.readouterr().out.split())
     results = {each.names.attack: each for each in Store(tmp_path / "store").results()}
     assert {name: each.provenance.craft_precision for name, each in results.items()} == {
         **{"clean": "", "pgd": "bf16" if has else "", "pgd bf16": "bf16", "square": ""},
@@ -366,6 +367,44 @@ def test_what_led_is_recorded_and_said(
     # Whatever the device would choose now, what is measured again is led as it was.
     monkeypatch.setattr("bench.evaluation.precision.has_units", lambda device: not has)
     assert main([*run, "--verify", "1.0"]) == 0
+
+
+def test_a_set_keeps_the_precision_in_which_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.evaluation.precision._LEAST_FLOPS", 0)
+    monkeypatch.chdir(tmp_path)
+    columns(tmp_path, "", 'use = "pgd"\nsteps = 5')
+    run = ["run", "t.toml", "--n", "200", "--set", "train.epochs=1", "--set", "run.device=cpu", "--store"]
+
+    def has_units(here: bool) -> None:
+        monkeypatch.setattr("bench.evaluation.precision.has_units", lambda device: here)
+
+    for begun_with, name in ((True, "begun in bfloat16"), (False, "begun in float32")):
+        has_units(begun_with)
+        assert main([*run, name]) == 0
+        *_, last = sorted(tmp_path.glob(f"{name}/attack/*/*.safetensors"))
+        before = last.read_bytes()
+        for path in (last, *tmp_path.glob(f"{name}/cells/*.json"), *tmp_path.glob(f"{name}/records/*")):
+            path.unlink()
+        has_units(not begun_with)
+        assert main([*run, name]) == 0
+        assert [each.craft_precision for each in Store(tmp_path / name).results() if each.cell.attack] == [
+            "bf16" if begun_with else "float32"
+        ]
+        assert load(last.read_bytes())["images"].equal(load(before)["images"])
+
+
+def test_a_precision_that_the_cell_does_not_ask_for_is_refused() -> None:
+    made = result(clean=[True] * 4, adversarial=[True, True, False, False])
+    assert made.cell.attack
+    attack = made.cell.attack.model_copy(update={"craft_precision": "float32"})
+    body = made.model_dump(mode="json", by_alias=True)
+    body["provenance"]["craft_precision"] = "bf16"
+    CellResult.model_validate(body)
+    for cell in (made.cell.model_copy(update={"attack": attack}), made.cell.model_copy(update={"attack": None})):
+        with pytest.raises(ValueError, match="asks for float32"):
+            CellResult.model_validate({**body, "cell": cell.model_dump(mode="json")})
 
 
 @pytest.mark.parametrize("side", ["base", "head"])

@@ -440,6 +440,7 @@ def _table(
         (
             *filter(None, [called.note]),
             *_notes(results, defenses, protocol=protocol),
+            *_leads([*results, *begun]),
             *_distinctions(labels, {each: own[0] for each, own in by_defense.items()}, rename, _deployed),
             *chain.from_iterable(
                 _distinctions(own, {each: by_attack[t, each][0] for each in own}, rename, _attacking)
@@ -633,7 +634,6 @@ def _notes(results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *,
     yield from _targets(results)
     if len(machines := sorted({r.provenance.where for r in results if r.cost})) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
-    yield from _leads(results)
     if any(r.provenance.dirty for r in results):
         dirty = sum(r.provenance.dirty for r in results)
         yield f"{dirty} of {len(results)} results come from code with uncommitted changes"
@@ -678,12 +678,10 @@ def _attacking(result: Measured) -> dict[str, Any]:
     return attack.model_dump(mode="json", include={"attack", "eot", "max_passes", "target", "craft_precision"})
 
 
-def _leads(results: Sequence[CellResult]) -> Iterator[str]:
-    """Yield of how many results the device chose bfloat16 for the gradients; other columns say it by their name."""
-    led = [r for r in results if r.provenance.craft_precision and r.cell.attack]
-    chosen = sum(r.cell.attack is not None and r.cell.attack.craft_precision == "auto" for r in led)
-    if chosen:
-        yield f"{chosen} of {len(results)} results: gradients in bfloat16 led the attack, float32 judged it"
+def _leads(measured: Sequence[Measured]) -> Iterator[str]:
+    """Yield of how many cells gradients in bfloat16 led the attack, also of those that are only begun."""
+    if led := sum(each.craft_precision == "bf16" for each in measured):
+        yield f"{led} of {len(measured)} results: gradients in bfloat16 led the attack, float32 judged it"
 
 
 def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:

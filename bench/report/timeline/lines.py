@@ -17,7 +17,7 @@ from bench.report.comparison.pairing import Renamed, pair
 from bench.report.timeline.places import Measured, Origin
 from bench.store.latest import protocol
 from bench.store.runs import Run
-from bench.types import Cell, CellResult, Cost, DefenseCost, UsageError, threat_text
+from bench.types import Cell, CellResult, Cost, DefenseCost, UsageError, threat_text, usage
 
 #: Results of one page.
 MAX_RESULTS = 500_000
@@ -482,10 +482,16 @@ def _say_breaks(lanes: Sequence[tuple[tuple[int, Hardware, str], Lane]]) -> None
 
 
 def _tell_apart(lines: Iterable[Line]) -> None:
-    """Mark lines with a number where a lane of another has the same name, in the order in which they begin."""
+    """Mark lines with a number where a lane of another has the same name, in the order in which they begin.
+
+    How their attack is used is said beside it: two of one name may differ by that.
+    """
     numbers: dict[str, int] = defaultdict(int)
     for line in lines:
         names = {line.name, *map(line.name_of, line.lanes)}
         number = 1 + max(numbers[name] for name in names)
         numbers |= dict.fromkeys(names, number)
-        line.mark = f" ({number})" if number > 1 else ""
+        attack = line.lanes[-1].cell.attack
+        used = {} if attack is None else {name: value for name, value in usage(attack).items() if name != "eot"}
+        words = [str(number), *(f"{name}={value}" for name, value in used.items())]
+        line.mark = f" ({', '.join(words)})" if number > 1 else ""
