@@ -7,6 +7,7 @@ import pytest
 from bench.keys import cell_key
 from bench.types import WeightsRef
 from tests.report.fabricate import outcomes
+from tests.report.test_compare import flipped
 from tests.report.test_timeline import N, at, commit, only_line, timeline, verdicts
 
 HIGH = outcomes(0.6, N)
@@ -98,3 +99,38 @@ def test_in_random_histories_of_one_change_at_a_time_all_between_two_breaks_is_j
                 expected.add((commit(i - 1), commit(i)))
         runs.append(measured(i, state))
     assert set(pairs_of(timeline(runs, tmp_path))) == expected
+
+
+def lines_of(runs, folder):
+    """The verdicts of each line that runs give, of which each is (commit, attack, whether 100 are lost, more)."""
+    low = flipped(HIGH, 100, 0)
+    results = [measured(i, FIRST | {"attack": name}, low if lost else HIGH, **more) for i, name, lost, more in runs]
+    return sorted(verdicts(line) for line in timeline(results, folder).lines)
+
+
+def test_a_method_that_is_renamed_back_stays_in_its_line(tmp_path):
+    runs = [(i, "pgx" if i in (2, 3) else "pgd", i in (2, 3), {}) for i in range(6)]
+    # `compare` of commits 1 and 2 pairs the two names and finds 100 images lost; of 3 and 4, 100 gained.
+    assert lines_of(runs, tmp_path) == [["first", "no change", "worse", "no change", "better", "no change"]]
+
+
+def test_an_old_name_that_another_method_takes_begins_a_line_of_its_own(tmp_path):
+    runs = [(i, "pgx" if i > 1 else "pgd", i > 1, {}) for i in range(6)]
+    runs += [(i, "pgd", False, {"code": "9"}) for i in (4, 5)]
+    assert lines_of(runs, tmp_path) == [
+        ["first", "no change"],
+        ["first", "no change", "worse", "no change", "no change", "no change"],
+    ]
+
+
+def test_uncommitted_changes_under_the_new_name_do_not_hide_a_rename(tmp_path):
+    runs = [(i, "pgx" if i > 2 else "pgd", i > 2, {}) for i in range(5)]
+    early = (1, "pgx", False, {"dirty": True})
+    expected = ["first", "no change", "no change", "no change", "worse", "no change"]
+    assert lines_of([*runs, early], tmp_path) == [expected]
+    # Uncommitted changes that have both names: one of the two results stands in a line of its own.
+    both = (1, "pgd", False, {"dirty": True})
+    assert lines_of([*runs, early, both], tmp_path) == [["first"], expected]
+    # Nor do those under the old name, after it: they are tested where the line ends, as the method renamed back.
+    late = (4, "pgd", False, {"dirty": True})
+    assert lines_of([*runs, late], tmp_path) == [["first", "no change", "no change", "worse", "no change", "better"]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -303,19 +304,31 @@ class _Question:
 
     def __init__(self, entries: list[tuple[_Entry, Asked]]) -> None:
         self.entries = entries
-        places = [entry.point.place for entry, _ in entries]
-        self.first, self.last = min(places), max(places)
+        committed = [each for each in entries if not each[0].origin.dirty]
+        self.committed = {entry.point.place for entry, _ in committed}
+        #: Uncommitted changes do not decide where it begins and ends, unless there is nothing else.
+        self._deciding = committed or entries
+        self.first, self.last = (self._deciding[i][0].point.place for i in (0, -1))
         self.occupied = {(entry.point.place, entry.hardware) for entry, _ in entries}
         #: Questions of one block are joined and tested against each other.
         self.block = 0
 
     @property
+    def cells(self) -> list[Cell]:
+        """One for each version of its code."""
+        return list({asked.result.key: asked.result.cell for _, asked in self.entries}.values())
+
+    @property
     def begin(self) -> CellResult:
-        return self.entries[0][1].result
+        return self._deciding[0][1].result
 
     @property
     def end(self) -> CellResult:
-        return self.entries[-1][1].result
+        return self._deciding[-1][1].result
+
+
+#: What its line is called, and the seed.
+_Name = tuple[str, int]
 
 
 class _History:
@@ -327,13 +340,18 @@ class _History:
         self._occupied = set(question.occupied)
         self._blocks = 1
 
+    @property
+    def is_committed(self) -> bool:
+        """Say whether any of it was measured at a commit."""
+        return any(question.committed for question in self.questions)
+
     def has_room_for(self, question: _Question) -> bool:
         return self._occupied.isdisjoint(question.occupied)
 
     def before(self, question: _Question) -> _Question:
-        """Return the question that was asked last when another begins."""
+        """Return the question that was asked last, at a commit, when another begins."""
         begun = [each for each in self.questions if each.first < question.first] or self.questions
-        return max(begun, key=lambda each: max((p for p, _ in each.occupied if p < question.first), default=-1))
+        return max(begun, key=lambda each: max((p for p in each.committed if p < question.first), default=-1))
 
     def add(self, questions: Iterable[_Question], block: int | None) -> None:
         """Add questions that are joined to those of a block; with none they are a block of their own."""
@@ -362,17 +380,88 @@ def _histories(questions: Sequence[_Question]) -> list[_History]:
     Questions of one name stand in one line unless they were measured at one place. Those that a comparison of two runs
     would pair, because only parameters differ, are joined; other weights, images or budgets are not.
     """
-    by_name: dict[tuple[str, int], list[_Question]] = defaultdict(list)
+    by_name: dict[_Name, list[_Question]] = defaultdict(list)
     for question in questions:
         by_name[str(question.end.names), question.end.cell.seed].append(question)
+    stretches = chain.from_iterable(_split(by_name[name], cuts) for name, cuts in _renamed_at(by_name).items())
     histories: list[_History] = []
-    for namesakes in by_name.values():
+    for namesakes in stretches:
         own: list[_History] = []
         in_order = sorted(namesakes, key=lambda question: question.first)
         for _, group in groupby(in_order, key=lambda question: question.first):
             _place_new(list(group), own)
         histories += own
     return _with_renamed(histories)
+
+
+def _renamed_at(by_name: Mapping[_Name, Sequence[_Question]]) -> dict[_Name, list[int]]:
+    """Return for each name the places from which on it begins anew.
+
+    They are the commits at which its cell goes on under another name: one that lacks the old name and has one that was
+    not in use. What has the old name later is the cell renamed back, or another one.
+    """
+    cuts: dict[_Name, list[int]] = {name: [] for name in by_name}
+    in_use: dict[_Name, list[_Question]] = {}
+    tried = 0
+    for place, here in sorted(_with_doubtful_names(by_name).items()):
+        gone, begun = in_use.keys() - here.keys(), here.keys() - in_use.keys()
+        if gone and begun and tried < _MAX_BEGINNINGS and len(begun) <= _MAX_CANDIDATES:
+            tried += 1
+            for old, new in _renames(in_use, here):
+                if old in gone and new in begun:
+                    in_use.pop(old, None)
+                    cuts[old].append(place)
+                    # Uncommitted changes that had both names cannot stand in one line.
+                    if not _occupied(by_name[old], place).isdisjoint(_occupied(by_name[new], place)):
+                        cuts[new].append(place)
+        in_use |= here
+    return cuts
+
+
+def _with_doubtful_names(by_name: Mapping[_Name, Sequence[_Question]]) -> dict[int, dict[_Name, list[_Question]]]:
+    """Return for each commit the names with what was measured, where a method has code that has another name too."""
+    names_of_code: dict[tuple[str, str], set[str]] = defaultdict(set)
+    code_of_name: dict[_Name, set[tuple[str, str]]] = defaultdict(set)
+    for name, namesakes in by_name.items():
+        for cell in chain.from_iterable(question.cells for question in namesakes):
+            for part, method in methods_by_part(cell).items():
+                names_of_code[part, method.code].add(method.name)
+                code_of_name[name].add((part, method.code))
+    doubtful = {code for code, names in names_of_code.items() if len(names) > 1}
+    found: dict[int, dict[_Name, list[_Question]]] = defaultdict(lambda: defaultdict(list))
+    for name, codes in code_of_name.items():
+        for question in by_name[name] if not doubtful.isdisjoint(codes) else ():
+            for place, entries in groupby(question.entries, key=_place_of):
+                if place in question.committed:
+                    found[place][name].append(_Question(list(entries)))
+    return found
+
+
+def _renames(
+    olds: Mapping[_Name, Sequence[_Question]], news: Mapping[_Name, Sequence[_Question]]
+) -> set[tuple[_Name, _Name]]:
+    """Return the old and new names of what a comparison of two runs would pair."""
+    old_names = {id(each): name for name, namesakes in olds.items() for each in namesakes}
+    new_names = {id(each): name for name, namesakes in news.items() for each in namesakes}
+    before, after = (list(chain.from_iterable(names.values())) for names in (olds, news))
+    return {(old_names[id(old)], new_names[id(new)]) for old, new in _pairs(before, after)}
+
+
+def _occupied(questions: Iterable[_Question], before: int) -> set[tuple[int, Hardware]]:
+    return {each for question in questions for each in question.occupied if each[0] < before}
+
+
+def _place_of(each: tuple[_Entry, Asked]) -> int:
+    return each[0].point.place
+
+
+def _split(questions: Iterable[_Question], cuts: Sequence[int]) -> list[list[_Question]]:
+    """Return the questions of one name, in parts where it begins anew."""
+    parts: dict[int, list[_Question]] = defaultdict(list)
+    for question in questions:
+        for part, entries in groupby(question.entries, key=lambda each: bisect_right(cuts, _place_of(each))):
+            parts[part].append(_Question(list(entries)))
+    return list(parts.values())
 
 
 def _place_new(new: Sequence[_Question], histories: list[_History]) -> None:
@@ -409,14 +498,15 @@ def _with_renamed(histories: Sequence[_History]) -> list[_History]:
     kept: list[_History] = []
     for count, (place, group) in enumerate(groupby(in_order, key=lambda history: history.first)):
         new = list(group)
-        ended = [each for each in kept if each.last < place][-_MAX_CANDIDATES:]
+        # Nothing follows uncommitted changes.
+        ended = [each for each in kept if each.last < place and each.is_committed][-_MAX_CANDIDATES:]
         of_old = {id(each.before(new[0].questions[0])): each for each in ended}
         of_new = {id(each.questions[0]): each for each in new}
         olds = [each.before(new[0].questions[0]) for each in ended]
         news = [each.questions[0] for each in new[:_MAX_CANDIDATES]]
         for old, question in _pairs(olds, news) if 0 < count <= _MAX_BEGINNINGS and olds else ():
-            follower = of_new.pop(id(question))
-            of_old[id(old)].go_on_with(follower, old.block)
+            if all(map(of_old[id(old)].has_room_for, of_new[id(question)].questions)):
+                of_old[id(old)].go_on_with(of_new.pop(id(question)), old.block)
         kept += of_new.values()
     return kept
 
