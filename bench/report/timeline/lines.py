@@ -441,14 +441,16 @@ def _renames(
     olds: Mapping[_Name, Sequence[_Question]], news: Mapping[_Name, Sequence[_Question]]
 ) -> set[tuple[_Name, _Name]]:
     """Return the old and new names of what a comparison of two runs would pair."""
-    old_names = {id(each): name for name, namesakes in olds.items() for each in namesakes}
-    new_names = {id(each): name for name, namesakes in news.items() for each in namesakes}
-    before, after = (list(chain.from_iterable(names.values())) for names in (olds, news))
-    return {(old_names[id(old)], new_names[id(new)]) for old, new in _pairs(before, after)}
+    names: dict[int, _Name] = {}
+    for name, namesakes in chain(olds.items(), news.items()):
+        names |= {id(each): name for each in namesakes}
+    before, after = (list(chain.from_iterable(side.values())) for side in (olds, news))
+    return {(names[id(old)], names[id(new)]) for old, new in _pairs(before, after)}
 
 
 def _occupied(questions: Iterable[_Question], before: int) -> set[tuple[int, Hardware]]:
-    return {each for question in questions for each in question.occupied if each[0] < before}
+    occupied = chain.from_iterable(question.occupied for question in questions)
+    return {each for each in occupied if each[0] < before}
 
 
 def _place_of(each: tuple[_Entry, Asked]) -> int:
@@ -459,6 +461,7 @@ def _split(questions: Iterable[_Question], cuts: Sequence[int]) -> list[list[_Qu
     """Return the questions of one name, in parts where it begins anew."""
     parts: dict[int, list[_Question]] = defaultdict(list)
     for question in questions:
+        # Entries stand in the order of their places.
         for part, entries in groupby(question.entries, key=lambda each: bisect_right(cuts, _place_of(each))):
             parts[part].append(_Question(list(entries)))
     return list(parts.values())
