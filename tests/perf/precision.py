@@ -51,8 +51,9 @@ class Task(NamedTuple):
     networks: tuple[str, ...]
     defenses: tuple[dict[str, Any], ...]
     train: dict[str, Any]
-    train_n: int
+    train_n: int | None
     budgets: tuple[str, str, str]
+    n: int = 500
 
 
 HERE = str(Path(__file__).resolve())
@@ -74,6 +75,8 @@ TASKS = (
         8000,
         ("8/255", "1/255", "0.5"),
     ),
+    # As deep as those that people attack; plainly trained, so that a third stands in a small budget.
+    Task("cifar10", ("resnet18",), ({"use": "weights:pyautoattack"},), {}, None, ("8/255", "9/2040", "0.1"), 64),
 )
 
 
@@ -118,9 +121,9 @@ def attacks(task: Task) -> Iterator[dict[str, Any]]:
 def configuration(task: Task) -> str:
     """Return the table of a task as TOML."""
     sections = [
-        ("", {"schema": 1, "name": f"precision-{task.dataset}"}),
-        ("[dataset]", {"name": task.dataset, "n": 500, "train_n": task.train_n}),
-        ("[train]", {"momentum": 0.9, "weight_decay": 5e-4, **task.train}),
+        ("", {"schema": 1, "name": f"precision-{task.networks[0]}"}),
+        ("[dataset]", {"name": task.dataset, "n": task.n, **({"train_n": task.train_n} if task.train else {})}),
+        *([("[train]", {"momentum": 0.9, "weight_decay": 5e-4, **task.train})] if task.train else []),
         *(("[[models]]", {"arch": network}) for network in task.networks),
         *(("[[defenses]]", defense) for defense in task.defenses),
         *(("[[attacks]]", attack) for attack in attacks(task)),
