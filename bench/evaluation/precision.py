@@ -12,7 +12,7 @@ from bench.models.bf16 import has_units
 from bench.types import AttackRef
 
 #: Attacks of many steps that were measured to break as many images; docs/reading-the-tables.md has the figures.
-KEEPING = frozenset(("apgd-ce", "apgd-dlr", "apgd-t", "cw", "ddn", "fmn", "mi-fgsm", "pgd", "smoothed-pgd", "ti-dim"))
+KEEPING = frozenset(("apgd-ce", "apgd-dlr", "apgd-t", "ddn", "fmn", "mi-fgsm", "pgd", "ti-dim"))
 #: FLOPs of an image in convolutions below which to convert numbers takes longer than bfloat16 saves.
 _LEAST_FLOPS = 50e6
 #: Share of convolutions in all FLOPs: under torch's autocast a transformer is no faster on a processor.
