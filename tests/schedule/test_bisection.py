@@ -469,7 +469,7 @@ def test_a_change_of_the_threat_is_no_change_of_weights(repository, runs):
         ("eot", 3, "attack.py:mine: eot 1 -> 3"),
         ("max_passes", 100, "attack.py:mine: max_passes none -> 100"),
         ("target", 3, "attack.py:mine: target none -> 3"),
-        ("craft_precision", "bf16", "attack.py:mine: craft_precision none -> bf16"),
+        ("craft_precision", "bf16", "attack.py:mine: craft_precision auto -> bf16"),
         ("access", "black-box", "access: white-box -> black-box"),
         ("seed", 1, "seed: 0 -> 1"),
     ],
