@@ -634,6 +634,19 @@ def test_what_was_withdrawn_before_must_still_be(tmp_path, capsys):
     assert main(["verify", str(before), "--withdrawn", str(before)]) == 2
 
 
+def test_what_was_withdrawn_gets_no_second_reason(tmp_path):
+    sha256, path = submit(tmp_path, "a", attacked()), tmp_path / "withdrawn.toml"
+    withdraw(tmp_path, sha256, "trained on test images")
+    first = path.read_text(encoding="utf-8")
+    withdraw(tmp_path, sha256, "a slip, see the new one")
+    path.write_text(first + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UsageError, match=f"SHA-256 {sha256} is withdrawn twice"):
+        merged(tmp_path)
+    withdraw(tmp_path, "0" * 64)
+    path.write_text(first + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert [each.entry.file for each in merged(tmp_path)[1].withdrawn if each.entry] == ["a/run.json"]
+
+
 @pytest.mark.parametrize(("days", "is_refused"), [(-400, False), (0, False), (1, False), (2, True), (40_000, True)])
 def test_nothing_is_taken_back_on_a_day_to_come(tmp_path, days, is_refused):
     sha256 = submit(tmp_path, "a", attacked())

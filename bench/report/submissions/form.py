@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -134,12 +135,17 @@ def withdrawals(path: Path) -> tuple[Withdrawal, ...]:
     """Return what was withdrawn; nothing where there is no such file.
 
     Raises:
-        Unusable: it is no such file. One line.
+        Unusable: it is no such file, or gives two reasons for one result. One line.
     """
     try:
-        return _model(_Withdrawn, path).withdrawn
+        withdrawn = _model(_Withdrawn, path).withdrawn
     except FileNotFoundError:
         return ()
+    counts = Counter(each.sha256 for each in withdrawn)
+    # Else somebody could add other words to what was taken back.
+    if twice := next((sha256 for sha256, count in counts.items() if count > 1), None):
+        raise Unusable(f"SHA-256 {twice} is withdrawn twice; once is enough")
+    return withdrawn
 
 
 #: What is wrong with a value, by the name that pydantic has for it.
