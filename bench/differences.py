@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bench.keys import sha256_hex
-from bench.types import AttackRef, Cell, CellResult, Kind, MethodRef, ModelRef, TrainRef, threat_text, usage
+from bench.types import AttackRef, Cell, CellResult, Earlier, Kind, MethodRef, ModelRef, TrainRef, threat_text, usage
 
 #: The new name of a method by its part and old name: ``{("attack", "pgd"): "pgd-linf"}``.
 Renames = Mapping[tuple[str, str], str]
@@ -60,8 +60,7 @@ def methods_by_part(cell: Cell, renames: Renames | None = None) -> dict[str, Use
     if cell.step is not None:
         methods["step"] = _used_step(cell.step)
     if (attack := cell.attack) is not None:
-        precision = {"craft_precision": attack.craft_precision}
-        settings = {**attack.attack.params, **precision, **usage(attack), **_suite_settings(attack, renames or {})}
+        settings = {**attack.attack.params, **_used_as(attack), **_suite_settings(attack, renames or {})}
         methods["attack"] = UsedMethod(attack.attack.name, settings, attack.attack.code_sha)
         if attack.model != cell.model:
             methods |= {f"{SOURCE}{part}": method for part, method in _of_model(attack.model).items()}
@@ -109,6 +108,11 @@ def _used_network(network: MethodRef) -> UsedMethod:
     return UsedMethod(network.name, settings, network.code_sha)
 
 
+def _used_as(attack: Earlier | AttackRef) -> dict[str, int | str]:
+    """Return how an attack is used, also in what precision where that is left to the device: a value to compare."""
+    return {"craft_precision": attack.craft_precision, **usage(attack)}
+
+
 def _suite_settings(attack: AttackRef, renames: Renames) -> dict[str, Any]:
     """Return the earlier attacks of a suite, and their parameters."""
     counts: Counter[str] = Counter()
@@ -117,7 +121,7 @@ def _suite_settings(attack: AttackRef, renames: Renames) -> dict[str, Any]:
         name = renames.get(("attack", earlier.attack.name), earlier.attack.name)
         counts[name] += 1
         prefix = f"{_AFTER} {name}" if counts[name] == 1 else f"{_AFTER} {name} ({counts[name]})"
-        settings |= {f"{prefix}: {key}": value for key, value in {**earlier.attack.params, **usage(earlier)}.items()}
+        settings |= {f"{prefix}: {key}": value for key, value in {**earlier.attack.params, **_used_as(earlier)}.items()}
     return {_AFTER: ", ".join(counts.elements()) or None, **settings}
 
 
@@ -127,7 +131,7 @@ def all_methods(cell: Cell) -> Iterator[tuple[str, UsedMethod]]:
         own = {key: value for key, value in method.settings.items() if not key.startswith(_AFTER)}
         yield part.removeprefix(SOURCE), method._replace(settings=own)
     for earlier in cell.attack.after if cell.attack else ():
-        settings = {**earlier.attack.params, **usage(earlier)}
+        settings = {**earlier.attack.params, **_used_as(earlier)}
         yield "attack", UsedMethod(earlier.attack.name, settings, earlier.attack.code_sha)
 
 

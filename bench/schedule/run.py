@@ -29,6 +29,7 @@ from bench.evaluation.chunks import read_chunk, write_chunk
 from bench.evaluation.craft import LED_IN_BF16, Crafted, craft
 from bench.evaluation.device_cache import Classifier, DeviceCache, Images
 from bench.evaluation.measure import Measure
+from bench.evaluation.precision import may_lead
 from bench.evaluation.replays import Replays
 from bench.evaluation.target import auto_batch, out_of_memory
 from bench.keys import attack_key, cell_key, clean_cell, models_of, seed_of, training_key
@@ -575,13 +576,15 @@ class Runner:
 
     def _led_as_begun(self, ref: AttackRef, images: Images) -> AttackRef:
         """Return an attack in the precision in which its set was begun, where that is left to the device."""
-        if ref.craft_precision != "auto":
+        if ref.craft_precision != "auto" or not may_lead(ref):
             return ref
         for part in images.chunks():
+            if not files.is_regular(path := self._chunk(ref, part)):
+                continue
             x, _, _ = images.part(part)
             # What is damaged is said where it is made again.
             with suppress(FileNotFoundError, ValueError):
-                notes = chunk_file.read(self._chunk(ref, part), x.cpu().numpy(), ref.threat).notes
+                notes = chunk_file.read(path, x.cpu().numpy(), ref.threat).notes
                 return ref.model_copy(update={"craft_precision": "bf16" if LED_IN_BF16 in notes else "float32"})
         return ref
 

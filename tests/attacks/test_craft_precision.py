@@ -16,6 +16,7 @@ from bench.api import Threat
 from bench.cli import main
 from bench.cli.plan import _print_faster
 from bench.config import expand, sections
+from bench.differences import changed
 from bench.draws import Draws
 from bench.evaluation.cost import convolution_flops
 from bench.evaluation.craft import Crafted, craft
@@ -29,7 +30,7 @@ from bench.schedule import plan
 from bench.schedule.estimate import Node
 from bench.store.history import Recorded
 from bench.store.working_store import Store
-from bench.types import AttackRef, CellResult, MethodError, UsageError
+from bench.types import AttackRef, Cell, CellResult, Earlier, MethodError, UsageError
 from tests.attacks.driving import THREATS, Case
 from tests.report.fabricate import result
 
@@ -393,6 +394,19 @@ def test_a_set_keeps_the_precision_in_which_it_was_begun(
             "bf16" if begun_with else "float32"
         ]
         assert load(last.read_bytes())["images"].equal(load(before)["images"])
+
+
+def test_another_precision_is_called_by_its_name_in_a_suite_too() -> None:
+    cell = result(clean=[True], adversarial=[False]).cell
+
+    def led_by(precision: str) -> Cell:
+        earlier = Earlier(attack=registry.find("attack", "fgsm").ref({}), craft_precision=precision)
+        assert cell.attack
+        attack = cell.attack.model_copy(update={"craft_precision": precision, "after": (earlier,)})
+        return cell.model_copy(update={"attack": attack})
+
+    lines = sorted(str(each) for each in changed(led_by("auto"), led_by("float32")))
+    assert lines == ["pgd: after fgsm: craft_precision auto -> float32", "pgd: craft_precision auto -> float32"]
 
 
 def test_a_precision_that_the_cell_does_not_ask_for_is_refused() -> None:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from bench.differences import Changed, code_changes
 from bench.equivalence import paired_ends
 from bench.keys import Keys
+from bench.report.comparison.hardware import Hardware
 from bench.report.comparison.pairing import Pair, Renamed, pair
 from bench.report.comparison.seeds import (
     ERROR,
@@ -393,8 +394,7 @@ def _times(pairs: Iterable[Pair]) -> Iterator[TimeChange]:
     ratios: dict[str, list[float]] = defaultdict(list)
     for p in pairs:
         old, new = p.old, p.new
-        same_hardware = _hardware(old) == _hardware(new)
-        if p.changed or not same_hardware or old.cost is None or new.cost is None:
+        if p.changed or _timed_by(old) != _timed_by(new) or old.cost is None or new.cost is None:
             continue
         before, after = old.cost.seconds_per_example, new.cost.seconds_per_example
         if min(before, after) > _MIN_SECONDS:
@@ -403,6 +403,5 @@ def _times(pairs: Iterable[Pair]) -> Iterator[TimeChange]:
         yield TimeChange(name, geometric_mean(repeats), min(repeats), max(repeats), len(repeats))
 
 
-def _hardware(r: CellResult) -> tuple[str, str, int, str]:
-    made = r.provenance
-    return made.machine, made.device, made.threads, made.craft_precision
+def _timed_by(r: CellResult) -> tuple[Hardware, int, str]:
+    return Hardware.of(r), r.provenance.threads, r.provenance.craft_precision

@@ -52,7 +52,7 @@ _COST_ROUND_OFF = 1e-9
 #: Positions that a line names.
 _NAMED = 10
 #: How far the clock of a machine may be ahead.
-_AHEAD = timedelta(days=1)
+AHEAD = timedelta(days=1)
 
 
 #: Checks of which what is said belongs to the verdict, and in which words.
@@ -171,7 +171,7 @@ def of_names(receipt: Receipt) -> list[Finding]:
 def of_date(receipt: Receipt) -> list[Finding]:
     """Return a remark where a receipt says that it was measured in the future; nothing else is known of its date."""
     finished, now = receipt.result.provenance.finished, datetime.now(UTC)
-    if datetime.fromisoformat(finished) <= now + _AHEAD:
+    if datetime.fromisoformat(finished) <= now + AHEAD:
         return []
     return [Finding("date", "said", f"it says that it was measured on {finished[:10]}, and today is {now.date()}")]
 

@@ -14,7 +14,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import chain
 from math import inf
 from pathlib import Path
@@ -27,6 +27,7 @@ from bench.report.receipts.methods import impossible
 from bench.report.receipts.names import misnamed
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
+from bench.report.receipts.verdict import AHEAD
 from bench.report.submissions import form, reports
 from bench.report.submissions.arrivals import arrivals
 from bench.report.submissions.form import Submission, Withdrawal
@@ -48,8 +49,6 @@ _LONGEST_NAME = 100
 _RECEIPT = ".receipt"
 _RUN = ".json"
 _WEIGHTS = ".safetensors"
-#: How far the clock of a machine may be ahead.
-_AHEAD = timedelta(days=1)
 #: Scripts with letters that look like those of Latin.
 _LOOK_ALIKE = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LISU"})
 
@@ -210,7 +209,7 @@ def withdrawn(root: Path) -> tuple[Withdrawal, ...]:
     # Where it is tomorrow already, that is no date ahead.
     today = datetime.now(UTC)
     for entry, each in enumerate(known, 1):
-        if each.date > (today + _AHEAD).date():
+        if each.date > (today + AHEAD).date():
             when = f"date of entry {entry} of withdrawn: {each.date} lies ahead, and today is {today.date()}"
             raise UsageError(f"{path}: {when}; a result is taken back on the day that this is merged")
     return known
@@ -414,7 +413,7 @@ def _words_of_run(result: CellResult) -> str:
 
 def require_possible(path: Path, result: CellResult) -> None:
     """Raises UsageError: it says that it was measured in the future, and so would be the newest for ever."""
-    if datetime.fromisoformat(result.provenance.finished) > datetime.now(UTC) + _AHEAD:
+    if datetime.fromisoformat(result.provenance.finished) > datetime.now(UTC) + AHEAD:
         day, today = result.provenance.finished[:10], datetime.now(UTC).date()
         raise UsageError(
             f"{path}: {result.names}: it says that it was measured on {day}, and today is {today}: set the clock of "
