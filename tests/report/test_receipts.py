@@ -216,7 +216,8 @@ def test_paths_are_not_named_where_no_key_holds_them(folder):
     with_key({"result": body})
     shown = redacted(type(measured).model_validate(body))
     assert (shown.names.dataset, shown.names.defense) == ("folder:images", "jpeg@weights:net.safetensors")
-    assert "ada" not in shown.model_dump_json() and cell_key(shown.cell) == shown.key == body["key"]
+    # The name alone may stand in a hash.
+    assert "/ada/" not in shown.model_dump_json() and cell_key(shown.cell) == shown.key == body["key"]
 
 
 def narrower(body):

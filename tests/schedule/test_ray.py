@@ -120,7 +120,8 @@ LEAD = """
 import sys
 from bench.schedule import ray
 ray._RETRIES = 1
-ray._HEAD = 5.0
+# A busy machine may keep the head from answering for seconds.
+ray._HEAD = 15.0
 from bench.cli import main
 from bench.process.ending import Control
 sys.exit(main(sys.argv[1:]))
