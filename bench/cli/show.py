@@ -78,6 +78,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _results(store: Store) -> Iterator[CellResult]:
+    from bench.store.history import require_no_run_files
+
+    require_no_run_files(store.root)
     store.warn_of_strangers()
     yield from store.results()
 

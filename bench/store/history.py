@@ -14,7 +14,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
@@ -38,6 +38,8 @@ SCHEMA = 1
 RUNS = Path("results") / "runs"
 #: Files that a warning names.
 _NAMED = 3
+#: Files of a folder that are looked into for what it is.
+_MAX_LOOKED_AT = 1000
 
 
 class Recorded(NamedTuple):
@@ -239,7 +241,40 @@ def read(origin: str | Path, *, repository: Path | None = None) -> Recorded:
     return recorded
 
 
+def require_no_run_files(folder: Path) -> None:
+    """Require that a folder which is to be read as a store is none of run files, of which each is a run of its own.
+
+    Raises:
+        UsageError: it is; the line names one of its files.
+    """
+    if os.path.isdir(folder / "cells"):
+        return
+    below = next(filter(_is_run_file, islice(json_files(folder), _MAX_LOOKED_AT)), None)
+    if below is not None:
+        raise UsageError(
+            f"{folder} is no store but a folder with run files, each of which is a run of its own: name one, such as "
+            f"{below}; history {folder} shows them all"
+        )
+
+
+def json_files(folder: Path) -> Iterator[Path]:
+    """Yield the JSON files of a folder and those below it, in the order of their names; links are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names) if name.endswith(".json"))
+
+
+def _is_run_file(path: Path) -> bool:
+    try:
+        with files.opened(path) as file:
+            _head(file.readline(reading.MAX_DOCUMENT + 1), str(path))
+    except (OSError, ValueError, UsageError):
+        return False
+    return True
+
+
 def _read_store(root: Path) -> Recorded:
+    require_no_run_files(root)
     store = Store(root)
     store.warn_of_strangers()
     results = list(store.results())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -11,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from bench.store import reading
 from bench.store.git import git, git_bytes
-from bench.store.history import RUNS, parse, read, read_run, root_of_runs
+from bench.store.history import RUNS, json_files, parse, read, read_run, root_of_runs
 from bench.types import CellResult, UsageError, listed
 
 #: The full name of a commit: SHA-1, or SHA-256 in newer repositories.
@@ -81,7 +80,7 @@ class RunReader:
             self.notes += (note.replace(str(source), self._brief(source)) for note in recorded.notes)
             yield Run(str(source), recorded.results)
         elif source.is_dir():
-            paths = self._few_enough(list(islice(_json_files(source), _MAX_FILES + 1)), source)
+            paths = self._few_enough(list(islice(json_files(source), _MAX_FILES + 1)), source)
             runs, noted = list[str](), len(self.notes)
             for run in self._files(paths):
                 runs.append(run.source)
@@ -146,10 +145,3 @@ def _commit_of(stem: str) -> tuple[str | None, bool]:
     """Return the commit that the name of a file says, and whether it is of uncommitted changes on it."""
     commit = stem.removesuffix("-dirty")
     return (commit, commit != stem) if COMMIT.fullmatch(commit) else (None, False)
-
-
-def _json_files(folder: Path) -> Iterator[Path]:
-    """Yield the JSON files of a folder and those below it, in the order of their names; links are not followed."""
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(parent, name) for name in sorted(names) if name.endswith(".json"))

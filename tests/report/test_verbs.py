@@ -71,6 +71,32 @@ def test_bad_input_is_one_clear_line(store, tmp_path, capsys, words, message):
 @pytest.mark.parametrize(
     "words",
     [
+        ["compare", "runs", "STORE"],
+        ["compare", "STORE", "runs/box"],
+        ["leaderboard", "--store", "runs"],
+        ["figures", "--store", "runs"],
+        ["show", "pgd", "--store", "runs"],
+    ],
+)
+def test_a_folder_of_run_files_is_called_what_it_is(store, tmp_path, monkeypatch, capsys, words):
+    """Which of its runs is meant nobody can know; that it holds no results would not be true."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "box").mkdir(parents=True)
+    # Something else that ends so comes first.
+    (tmp_path / "runs" / "a.json").write_text("{}\n")
+    (tmp_path / "runs" / "box" / "b.json").write_text(history.serialise(story(50)))
+    assert main([store if word == "STORE" else word for word in words]) == 2
+    folder = next(word for word in words if word.startswith("runs"))
+    assert capsys.readouterr().err == (
+        f"error: {folder} is no store but a folder with run files, each of which is a run of its own: name one, such "
+        f"as runs/box/b.json; history {folder} shows them all\n"
+    )
+    assert main(["compare", "runs/box/b.json", store]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         ["compare", "run.json", "other.json", "--out", "./other.json"],
         ["history", "run.json", "--out", "run.json"],
         ["history", ".", "--format", "json", "--out", "run.json"],
