@@ -837,6 +837,11 @@ def test_weights_in_half_precision_are_said_on_the_page(tmp_path, submissions, f
     # Answers are judged as they are.
     words = {"ada/fgsm.receipt": "predictions repeated, with weights in half precision"}
     assert known(root, out) == ({} if code else words)
+    # Known less well than with whole weights, and better than if nobody had repeated it.
+    assert read.STATES.index("repeated") < read.STATES.index("repeated in half") < read.STATES.index("consistent")
+    found = read.read(root, out, command.version())
+    assert [entry.state for entry in found.entries] == ([] if code else ["repeated in half"])
+    assert code or not {"not-repeated"} & set(merge.merged(found).ranked[0].flags)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,20 @@ def verdict_beside(receipt: Receipt) -> Verdict | None:
     ``None`` where there is none, or where it is that of another receipt. Nobody signs it: it is worth as much as the
     folder that it lies in.
     """
-    body = report_at(receipt.path.with_name(f"{receipt.path.name}.json"), receipt.sha256)
+    body = _beside(receipt)
     return next((each for each in get_args(Verdict) if each == body.get("verdict")), None)
+
+
+def are_halved_beside(receipt: Receipt) -> bool:
+    """Say whether the report beside a receipt is of predictions with weights in half precision."""
+    findings = _beside(receipt).get("findings")
+    return isinstance(findings, list) and any(
+        isinstance(each, dict) and (each.get("check"), each.get("state")) == ("weights", "said") for each in findings
+    )
+
+
+def _beside(receipt: Receipt) -> dict[str, Any]:
+    return report_at(receipt.path.with_name(f"{receipt.path.name}.json"), receipt.sha256)
 
 
 def report_at(path: Path, sha256: str) -> dict[str, Any]:

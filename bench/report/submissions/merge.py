@@ -17,7 +17,7 @@ from bench.report.leaderboard.flags import NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
-from bench.report.submissions.read import STATES, Entry, LeftOut, State, Submissions, order, person
+from bench.report.submissions.read import REPEATED, STATES, Entry, LeftOut, State, Submissions, order, person
 from bench.types import CellResult, ModelRef, WeightsRef
 
 #: The flag of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
@@ -115,7 +115,7 @@ def merged(submissions: Submissions) -> Merged:
 
 def _unproven(entry: Entry) -> Iterator[str]:
     """Yield the flags of a result of which little is known."""
-    if entry.state != "repeated":
+    if entry.state not in REPEATED:
         yield NOT_REPEATED
     if passes.remark(entry.result) is not None:
         yield NOT_PLAUSIBLE

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from bench.report.leaderboard.flags import NOT_REPEATED
 from bench.report.leaderboard.tables import Board, Table
 from bench.report.receipts.read import Receipt
-from bench.report.receipts.table import verdict_beside
+from bench.report.receipts.table import are_halved_beside, verdict_beside
 from bench.report.receipts.verdict import Verdict
 from bench.report.submissions import merge, render
 from bench.report.submissions.form import Submission
-from bench.report.submissions.read import Entry, State, Submissions, distinct, require_possible
+from bench.report.submissions.read import REPEATED, Entry, State, Submissions, distinct, require_possible
 from bench.types import CellResult, UsageError
 
 #: What a verdict makes known of a result.
@@ -85,7 +85,7 @@ def counted(receipts: Iterable[Receipt]) -> Counted:
     kept: list[Receipt] = []
     for key, own in merged.sources.items():
         kept += (_under(by_file[entry.file], key) for entry in own)
-    is_verified = any(entry.state == "repeated" for entry in entries)
+    is_verified = any(entry.state in REPEATED for entry in entries)
     return Counted(merged.ranked if is_verified else [*map(_unmarked, merged.ranked)], kept, lines)
 
 
@@ -99,7 +99,10 @@ def _entry(receipt: Receipt) -> Entry:
     words = f"verified: {verdict}" if verdict else "not verified"
     file, sha256 = str(receipt.path), receipt.sha256
     trained = tuple(sorted(receipt.claims.trained.items()))
-    return Entry(receipt.result, who, Submission(), file, sha256, sha256, _STATES[verdict], words, trained)
+    state = _STATES[verdict]
+    if state == "repeated" and are_halved_beside(receipt):
+        state, words = "repeated in half", f"{words}, with weights in half precision"
+    return Entry(receipt.result, who, Submission(), file, sha256, sha256, state, words, trained)
 
 
 def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:

@@ -59,8 +59,10 @@ NO_WEIGHTS = "no weights"
 UNNAMED = f"{form.SUBMISSION} does not name the weights that are there"
 
 #: What is known of a result, from the best.
-State = Literal["repeated", "consistent", "unchecked", "outcomes only"]
-STATES: tuple[State, ...] = ("repeated", "consistent", "unchecked", "outcomes only")
+State = Literal["repeated", "repeated in half", "consistent", "unchecked", "outcomes only"]
+STATES: tuple[State, ...] = ("repeated", "repeated in half", "consistent", "unchecked", "outcomes only")
+#: Those of predictions that were made again.
+REPEATED: frozenset[State] = frozenset(STATES[:2])
 
 
 class Entry(NamedTuple):
@@ -314,11 +316,17 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         path.relative_to(root).as_posix(),
         receipt.sha256,
         files.file_sha256(path, MOST_BYTES),
-        "repeated" if shown.is_repeated else "consistent",
+        _state(shown),
         _words(receipt, folder, shown),
         tuple(sorted(receipt.claims.trained.items())),
         is_unreported=shown.unrepeated == NOT_YET,
     )
+
+
+def _state(shown: reports.Shown) -> State:
+    if not shown.is_repeated:
+        return "consistent"
+    return "repeated in half" if shown.are_halved else "repeated"
 
 
 class _Checks(NamedTuple):

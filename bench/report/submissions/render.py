@@ -11,7 +11,7 @@ from bench.report.render import export, html
 from bench.report.render.markdown import escape_markdown, grid, markdown
 from bench.report.render.people import Contributions, Item, Listed, Person, Source, names
 from bench.report.submissions.merge import Differing, Merged, Superseded, under_one_name
-from bench.report.submissions.read import Entry, Submissions, person
+from bench.report.submissions.read import REPEATED, Entry, Submissions, person
 
 _HEADS = ("defense", "attacker", "attacks", "measured by", "when", "known", "submissions")
 _HASH_DIGITS = 12
@@ -35,7 +35,7 @@ def _source(entry: Entry) -> Source:
         Person(entry.who, entry.said.link, entry.said.paper),
         entry.finished[:10],
         entry.words,
-        entry.state == "repeated",
+        entry.state in REPEATED,
         entry.result.cell.access if entry.result.cell.attack else "",
         entry.file,
         entry.sha256,

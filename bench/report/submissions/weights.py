@@ -88,14 +88,16 @@ def _training(entry: Entry) -> str | None:
 def _best(members: Mapping[str, list[Entry]]) -> str:
     """Return which weights count: those with the most repeated results, then receipts, people and cells.
 
-    Of equals it is those that were merged first, for a hash can be sought.
+    Results that were repeated with weights in half precision come behind those with whole ones. Of equals it is those
+    that were merged first, for a hash can be sought.
     """
 
-    def weight(fingerprint: str) -> tuple[int, int, int, int, float, str]:
+    def weight(fingerprint: str) -> tuple[int, int, int, int, int, float, str]:
         states = [entry.state for entry in members[fingerprint]]
         receipts = len(states) - states.count("outcomes only")
         people = {person(entry.who) for entry in members[fingerprint]}
         first = min(entry.arrival for entry in members[fingerprint])
-        return states.count("repeated"), receipts, len(people), len(states), -first, fingerprint
+        whole, halved = states.count("repeated"), states.count("repeated in half")
+        return whole, halved, receipts, len(people), len(states), -first, fingerprint
 
     return max(members, key=weight)
