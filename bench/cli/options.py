@@ -197,6 +197,7 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     if planned.unusable:
         unusable.warn(planned, planned.unusable)
     unusable.warn_of_classes(planned)
+    unusable.warn_of_passes(planned)
     return chosen, planned
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from bench.types import Passes, Scalar
+from bench.types import AttackRef, Passes, Scalar
 
 _FORMULA = re.compile(
     r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
@@ -30,6 +30,21 @@ def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
     return Passes(*counts) if all(map(math.isfinite, counts)) else None
+
+
+def counted_params(attack: AttackRef) -> dict[str, Scalar]:
+    """Return the parameters as they come to count: no more targets than wrong classes, and one start that is fixed."""
+    params = dict(attack.attack.params)
+    if params.get("start") == "clean" and "restarts" in params:
+        params["restarts"] = 1
+    if isinstance(targets := params.get("targets"), int):
+        params["targets"] = min(targets, attack.data.num_classes - 1)
+    return params
+
+
+def with_smallest_numbers(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the parameters with every number that is above 1 as 1: of a formula, the least that any run takes."""
+    return {name: 1 if isinstance(value, int) and value > 1 else value for name, value in params.items()}
 
 
 @lru_cache(maxsize=1024)

@@ -7,13 +7,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bench import registry
+from bench.evaluation.passes import counted_params, passes_of, with_smallest_numbers
 from bench.keys import models_of, training_key
 from bench.models import live, weights
 from bench.models.build import build
 from bench.schedule.plan import Work, too_few_classes
-from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef, listed
+from bench.types import (
+    AttackRef,
+    DataRef,
+    MethodError,
+    MethodRef,
+    ModelRef,
+    PlannedCell,
+    UsageError,
+    WeightsRef,
+    listed,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +35,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("crossfire")
 #: Rows and columns that a line names; more would not be read.
 _NAMED = 5
+#: The share of its passes from which on a run counts as whole: APGD has one forward more than two passes a step.
+_ENOUGH = 0.99
 
 
 Attempt = Callable[[str, Callable[[], str | None]], str | None]
@@ -126,6 +140,44 @@ def warn_of_classes(work: Work) -> None:
     if places:
         _require_any(work)
         _warn_of_certain(places)
+
+
+def warn_of_passes(work: Work) -> None:
+    """Warn in one line of attacks whose ``max_passes`` end them before they have done what their settings say."""
+    short: dict[str, str | None] = {}
+    for planned in work.plan.cells:
+        attack, name = planned.cell.attack, f"{planned.names.attack}/{planned.cell.access}"
+        if attack is not None and attack.max_passes is not None and short.get(name) is None:
+            short[name] = _cut_short(attack)
+    if places := [f"{name} {why}" for name, why in short.items() if why is not None]:
+        _log.warning(
+            "max_passes ends attacks before their end, which their settings plan for: column %s; give settings that "
+            "fit, such as fewer steps, or more passes",
+            listed(places, _NAMED),
+        )
+
+
+def _cut_short(attack: AttackRef) -> str | None:
+    """Return how many of its passes an attack may do, where that is too few for its run; ``None`` if it is not known.
+
+    What a test-time step takes is not known before it is measured, so these are at least so many.
+    """
+    meta, most = registry.entry_of(attack.attack).meta, attack.max_passes
+    formula, params = str(meta.get("least") or meta.get("passes")), counted_params(attack)
+    whole, one_step = passes_of(formula, params), passes_of(formula, with_smallest_numbers(params))
+    if most is None or whole is None or one_step is None or formula.startswith("at most") or meta.get("purifiers_only"):
+        return None
+    step = attack.step
+    draws = attack.eot if step is not None and _is_averaged(step, meta) else 1
+    if most >= _ENOUGH * draws * sum(whole):
+        return None
+    taken = f"{'at least ' * (step is not None)}{draws * sum(whole):,.0f} passes"
+    is_none = most < draws * sum(one_step)
+    return f"after {most:,} of {taken}" + (f" (a single step takes {draws * sum(one_step):,.0f})" if is_none else "")
+
+
+def _is_averaged(step: MethodRef, meta: Mapping[str, Any]) -> bool:
+    return bool(registry.entry_of(step).meta.get("randomised") and meta.get("averages_draws", True))
 
 
 def _require_any(work: Work) -> None:

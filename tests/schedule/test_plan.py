@@ -124,3 +124,48 @@ def test_a_budget_below_one_evaluation_of_a_defense_is_said_in_the_plan(tmp_path
     assert main(["plan", small.write(tmp_path, text), "--store", str(tmp_path / "store"), "--device", "cpu"]) == code
     line = "column fgsm may fail (1 cells): max_passes = 2: a single evaluation of tpap takes 3 passes"
     assert (line in caplog.text) == (most < 3)
+
+
+#: What an image that stays right takes with these settings, counted by hand; what a single step takes; and the budget
+#: from which on no line is needed: a hundredth less will do.
+@pytest.mark.parametrize(
+    ("settings", "whole", "one_step", "enough"),
+    [
+        ('use = "fgsm"', 2, 2, 2),
+        ('use = "pgd"\nsteps = 10', 20, 2, 20),
+        ('use = "pgd"\nsteps = 10\nrestarts = 3\nstart = "clean"', 20, 2, 20),
+        ('use = "apgd-ce"\nsteps = 100', 201, 3, 199),
+        # Of the nine wrong classes no more than nine are aimed at: 1 + 9 x 11 + 9 x 10.
+        ('use = "apgd-t"\nsteps = 10\ntargets = 20', 190, 4, 189),
+        ('use = "square"\nqueries = 300', 300, 1, 297),
+    ],
+)
+def test_a_budget_that_ends_an_attack_early_is_said_before_any_work(
+    tmp_path, caplog, settings, whole, one_step, enough
+):
+    def warnings(most):
+        caplog.clear()
+        text = small.CONFIG.partition("[[attacks]]")[0].partition('[[defenses]]\nuse = "tpap"')[0]
+        text += f'[[attacks]]\n{settings}\neps = "0.1"\nmax_passes = {most}\n'
+        assert main(["plan", small.write(tmp_path, text), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
+        return [record.getMessage() for record in caplog.records if "max_passes" in record.getMessage()]
+
+    assert warnings(enough) == []
+    (line,) = warnings(enough - 1)
+    assert f"/white-box after {enough - 1} of {whole} passes" in line
+    if one_step > 1:
+        (line,) = warnings(one_step - 1)
+        assert f" (a single step takes {one_step})" in line
+
+
+def test_a_budget_counts_the_draws_that_are_averaged(tmp_path, caplog):
+    text = small.CONFIG.partition("[[attacks]]")[0] + '[[defenses]]\nuse = "resize-pad"\nbase = "fgsm-at"\n'
+    text += '[[attacks]]\nuse = "pgd"\neps = "0.1"\nsteps = 5\neot = 4\nmax_passes = 10\n'
+    path, store = small.write(tmp_path, text), str(tmp_path / "store")
+    assert main(["plan", path, "--store", store, "--only", "*/resize-pad@fgsm-at/*", "--device", "cpu"]) == 0
+    (line,) = (each.getMessage() for each in caplog.records if "max_passes" in each.getMessage())
+    # The static attack fits; the adaptive one takes 4 x (5 + 5).
+    assert line == (
+        "max_passes ends attacks before their end, which their settings plan for: column pgd/adaptive after 10 of at "
+        "least 40 passes; give settings that fit, such as fewer steps, or more passes"
+    )
