@@ -62,6 +62,7 @@ _LATIN = {
         "tr": ("l2", "linf"),
         "vfga": ("l0",),
     },
+    min_classes={"alma": 3},
 )
 def advlib(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
     """Attacks of Adversarial Library (Rony and Ben Ayed), such as ``advlib:fmn``.

@@ -11,6 +11,7 @@ from bench.api import Count, MethodError, Target, Threat, attack
     "fewer where images break early",
     early_exit="misclassified",
     min_classes=3,
+    min_classes_targeted=4,
     targetable=True,
     presets={"reference": {"steps": 100, "restarts": 5}},
 )

@@ -12,6 +12,7 @@ from bench.api import Count, Literal, MethodError, Target, Threat, attack
     passes="1 + 2 x (targets + 2) x (steps + 1) forwards + 2 x (targets + 2) x steps backwards, "
     "half of them on the base classifier, fewer where images break early",
     early_exit="misclassified",
+    min_classes=4,
     purifiers_only=True,
 )
 def label_aware_apgd(

@@ -28,6 +28,8 @@ _L2_ONLY = ("PGDL2", "PGDRSL2")
         "JSMA": ("l0",),
         "SparseFool": ("l1",),
     },
+    # JSMA goes towards label + 1, up to 9.
+    min_classes={"APGDT": 4, "JSMA": 10},
 )
 def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
     """Attacks of torchattacks (Kim, 2020), such as ``torchattacks:DIFGSM``.

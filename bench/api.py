@@ -214,6 +214,7 @@ def attack(
     purifiers_only: bool = False,
     targetable: bool = False,
     min_classes: int = 2,
+    min_classes_targeted: int | None = None,
     requires: str | None = None,
     folders: dict[str, dict[str, Any]] | None = None,
     presets: dict[str, dict[str, Any]] | None = None,
@@ -235,6 +236,7 @@ def attack(
         purifiers_only: it attacks the purification, so it is left out against any other defense.
         targetable: it aims at the classes ``target.goal``, where there are any; success is that class alone.
         min_classes: the fewest classes that it can be used with; on images of fewer, its cells fail before any work.
+        min_classes_targeted: the same where it aims at a class, if it then needs more.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
         requires: a package it cannot do without, named as pip names it.
         folders: for parameters that name a folder of data, by their name: the ``choice`` of other parameters that needs
@@ -255,6 +257,7 @@ def library(
     requires: str | None = None,
     passes: str | None = None,
     minimises: dict[str, tuple[Norm, ...]] | None = None,
+    min_classes: dict[str, int] | None = None,
     norms: tuple[Norm, ...] | None = None,
     reads_images: bool = False,
     file: str = "",
@@ -267,6 +270,7 @@ def library(
         passes: as for :func:`attack`, where all that it adapts cost the same.
         minimises: the attacks that minimise a norm, each with the norms that it can minimise, its default first.
             Without an eps these are unbounded.
+        min_classes: the attacks that need more classes than two, each with the fewest that it can be used with.
         norms: threat norms that its images are checked in, the default first; L∞, L2, L1 and L0 unless given.
         reads_images: ``name`` is a file of adversarial images. The harness reads it, and checks it against the images
             of the cell; the function is given ``images``, those that belong to ``x``, shaped and typed as ``x``, and

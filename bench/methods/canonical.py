@@ -14,9 +14,12 @@ from bench.methods.local_variables import number_local_variables
 from bench.methods.tree import called_name, registration
 
 #: Keywords of the decorator ``attack`` from which a cost or a failure is predicted; no result depends on them.
-PREDICTING = frozenset({"passes", "least", "most", "early_exit", "averages_draws", "min_classes"})
-#: By decorator, the keywords that no result depends on: what a library minimises decides the threat, which has a name.
-_LEFT_OUT = {"attack": PREDICTING, "library": frozenset({"minimises"})}
+PREDICTING = frozenset(
+    {"passes", "least", "most", "early_exit", "averages_draws", "min_classes", "min_classes_targeted"}
+)
+#: By decorator, the keywords that no result depends on: what an attack of a library minimises decides the threat, which
+#: has a name, and with too few classes it has no result.
+_LEFT_OUT = {"attack": PREDICTING, "library": frozenset({"minimises", "min_classes"})}
 
 
 def canonical_code(tree: ast.Module, *, with_names: bool) -> str:

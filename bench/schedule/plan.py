@@ -94,8 +94,20 @@ def too_few_classes(cell: Cell) -> str | None:
     if cell.attack is None:
         return None
     ref, there_are = cell.attack.attack, cell.data.num_classes
-    least = registry.entry_of(ref).meta.get("min_classes", 2)
-    return f"{ref.name} needs {least} classes or more, and the images have {there_are}" if there_are < least else None
+    least, aimed = _least_classes(ref), registry.entry_of(ref).meta.get("min_classes_targeted") or 0
+    is_more_aimed = cell.attack.target is not None and aimed > least
+    needs = f"{aimed} classes or more with a target" if is_more_aimed else f"{least} classes or more"
+    if there_are >= (aimed if is_more_aimed else least):
+        return None
+    return f"{ref.name} needs {needs}, and the images have {there_are}"
+
+
+def _least_classes(ref: MethodRef) -> int:
+    entry = registry.entry_of(ref)
+    least = entry.meta.get("min_classes")
+    if entry.kind == "library":
+        least = (least or {}).get(ref.name.partition(":")[2])
+    return 2 if least is None else int(least)
 
 
 def changed(value: Cell | AttackRef) -> MethodRef | None:

@@ -215,3 +215,23 @@ def test_it_runs_on_as_many_classes_as_it_states_and_raises_on_fewer(name: str) 
             continue
         with pytest.raises(MethodError, match=f"needs {least} classes, the network has {classes}"):
             cheap(net, name, x, y, THREATS[NORMS[name][0]])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(NORMS) if registry.find("attack", name).meta.get("targetable")]
+)
+def test_with_a_target_it_runs_on_as_many_classes_as_it_states_for_that(name: str) -> None:
+    meta = registry.find("attack", name).meta
+    least = meta.get("min_classes_targeted") or meta.get("min_classes", 2)
+    for classes in range(2, 5):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), nn.ReLU(), nn.Linear(16, classes)).eval()
+            x = torch.rand(3, 3, 8, 8)
+        y = net(x).argmax(1)
+        goal = (y + 1) % classes
+        if classes >= least:
+            cheap(net, name, x, y, THREATS[NORMS[name][0]], goal=goal)
+            continue
+        with pytest.raises(MethodError, match=f"needs {least} classes, the network has {classes}"):
+            cheap(net, name, x, y, THREATS[NORMS[name][0]], goal=goal)

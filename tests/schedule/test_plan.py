@@ -10,6 +10,7 @@ from bench.cli import main
 from bench.config import sections
 from bench.keys import EVALUATION_VERSION, Keys, attack_key, cell_key, identity, key_of
 from bench.schedule.plan import make
+from tests.attacks.test_adapters import need
 from tests.schedule import small
 
 
@@ -84,10 +85,10 @@ def test_a_static_set_is_made_once_for_every_step_on_its_network(tmp_path):
     assert len(small.events(tmp_path, "trained")) == 1
 
 
-def two_classes(folder, *attacks):
-    """Write a table whose images have two classes, and return its path."""
+def few_classes(folder, *attacks, classes="ab"):
+    """Write a table whose images have two classes, or as many as are named, and return its path."""
     rng = np.random.default_rng(0)
-    for split, label in product(("train", "test"), "ab"):
+    for split, label in product(("train", "test"), classes):
         (folder / "set" / split / label).mkdir(parents=True)
         for i in range(4):
             pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
@@ -100,7 +101,7 @@ def two_classes(folder, *attacks):
 
 @pytest.mark.parametrize(("attack", "least"), [("apgd-t", 4), ("apgd-dlr", 3)])
 def test_an_attack_that_needs_more_classes_is_said_to_fail_before_any_work(tmp_path, caplog, capsys, attack, least):
-    table, store = two_classes(tmp_path, "fgsm", attack), ["--store", str(tmp_path / "store"), "--device", "cpu"]
+    table, store = few_classes(tmp_path, "fgsm", attack), ["--store", str(tmp_path / "store"), "--device", "cpu"]
     why = f"{attack} needs {least} classes or more, and the images have 2"
     assert main(["plan", table, *store]) == 3
     assert f"column {attack} will fail (1 cells): {why}" in caplog.text
@@ -114,6 +115,32 @@ def test_an_attack_that_needs_more_classes_is_said_to_fail_before_any_work(tmp_p
     capsys.readouterr()
     assert main(["run", table, *store, "--only", f"/{attack}/"]) == 2
     assert f"error: no cell can be measured: {why}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("classes", "fails"), [("abc", True), ("abcd", False)])
+def test_classes_that_only_a_targeted_loss_needs_are_said_before_any_work(tmp_path, capsys, classes, fails):
+    """The targeted DLR loss divides by the third and the fourth largest logit, the other one by the third."""
+    table = few_classes(tmp_path, "apgd-dlr", classes=classes)
+    arguments = [table, "--store", str(tmp_path / "store"), "--only", "*/apgd-dlr*", "--device", "cpu"]
+    assert main(["plan", *arguments]) == 0
+    with open(table, "a") as file:
+        file.write('steps = 2\ntarget = "least-likely"\n')
+    capsys.readouterr()
+    assert main(["run", *arguments, "--report", str(tmp_path / "report")]) == (2 if fails else 0)
+    why = "no cell can be measured: apgd-dlr needs 4 classes or more with a target, and the images have 3"
+    assert (f"error: {why}\n" in capsys.readouterr().err) == fails
+    assert (tmp_path / "store").exists() != fails
+
+
+@pytest.mark.parametrize(
+    ("use", "classes", "least"),
+    [("torchattacks:APGDT", "abc", 4), ("torchattacks:JSMA", "abcd", 10), ("advlib:alma", "ab", 3)],
+)
+def test_so_are_those_of_an_attack_of_a_library(tmp_path, capsys, use, classes, least):
+    need(use)
+    table = few_classes(tmp_path, use, classes=classes)
+    assert main(["plan", table, "--store", str(tmp_path / "store"), "--only", f"*/{use.partition(':')[2]}*"]) == 2
+    assert f"{use} needs {least} classes or more, and the images have {len(classes)}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("most", "code"), [(2, 3), (3, 0)])
