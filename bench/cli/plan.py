@@ -110,7 +110,9 @@ def _files_behind(work: Work) -> dict[str, dict[str, object]]:
 
 def _as_json(node: Node) -> dict[str, object]:
     described = {"key": node.key, "what": node.what, "kind": node.kind, "method": node.method, "done": node.done}
-    return {**described, "tflop": node.tflop, "seconds": node.seconds, "between": node.between}
+    counted, most = node.passes
+    costs = {"tflop": node.tflop, "seconds": node.seconds, "between": node.between}
+    return {**described, **costs, "passes": counted, "most_passes": most}
 
 
 def _print_nodes(nodes: list[Node], variants: Sequence[str], since: Since | None = None) -> None:
@@ -136,18 +138,17 @@ def _print_nodes(nodes: list[Node], variants: Sequence[str], since: Since | None
 
 def _print_most_passes(work: Work) -> None:
     """Say of which attacks an image may take many more passes than are counted, and when."""
-    from bench.evaluation.passes import passes_of
+    from bench.evaluation.passes import counted_and_most
     from bench.registry import entry_of
 
     attacks = {each.names.attack: each.cell.attack for each in work.usable.plan.cells if each.cell.attack is not None}
     for label, attack in attacks.items():
-        meta, params = entry_of(attack.attack).meta, attack.attack.params
-        counted, most = (passes_of(str(meta.get(name)), params) for name in ("passes", "most"))
-        # A budget of passes is kept whatever the attack would take.
-        if counted is None or most is None or attack.max_passes is not None:
+        meta = entry_of(attack.attack).meta
+        counted, most = counted_and_most(attack, meta)
+        if counted is None or most is None:
             continue
-        passes, when = f"{sum(counted):,.0f} passes an image", str(meta["passes"]).partition(", ")[2]
-        print(visible(f"{label}: counted with {passes}, of at most {sum(most):,.0f}: {when}"))
+        passes, when = f"{counted:,.0f} passes an image", str(meta["passes"]).partition(", ")[2]
+        print(visible(f"{label}: counted with {passes}, of at most {most:,.0f}: {when}"))
 
 
 def _print_preparations(work: Work) -> None:

@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from bench.types import AttackRef, Passes, Scalar
 
@@ -45,6 +46,26 @@ def counted_params(attack: AttackRef) -> dict[str, Scalar]:
 def with_smallest_numbers(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return the parameters with every number that is above 1 as 1: of a formula, the least that any run takes."""
     return {name: 1 if isinstance(value, int) and value > 1 else value for name, value in params.items()}
+
+
+def counted_and_most(attack: AttackRef, meta: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return the forwards and backwards together that an image is counted with, and that it takes at most.
+
+    Both are those of the attacked function, as the attack states them for its parameters. ``None`` where it states
+    none that can be computed; the second one also where it states no other than the first. With ``max_passes`` both are
+    ``None``: a budget is kept whatever the attack would take.
+
+    Args:
+        attack: the attack.
+        meta: the keywords of its decorator.
+    """
+    if attack.max_passes is not None:
+        return None, None
+    # The class to reach is asked for first.
+    more = 1 if attack.target in ("least-likely", "second") else 0
+    formulas = (meta.get("passes"), meta.get("most"))
+    counted, most = (passes_of(each, attack.attack.params) if isinstance(each, str) else None for each in formulas)
+    return (None if counted is None else sum(counted) + more), (None if most is None else sum(most) + more)
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ import torch
 from bench import registry
 from bench.evaluation.cost import parameters, pass_flops
 from bench.evaluation.craft import CHUNK
-from bench.evaluation.passes import passes_of
+from bench.evaluation.passes import counted_and_most, passes_of
 from bench.keys import DRAWS, Keys, Once, models_of, training_key
 from bench.schedule.plan import Work
 from bench.schedule.units import Problem, Units
@@ -32,6 +32,8 @@ class Node(NamedTuple):
         tflop: ``None`` where it is not known.
         seconds: ``None`` where it is not known.
         between: the seconds if all images break early and if none does, of an attack that stops early.
+        passes: of an attack, the passes that an image is counted with, and those that it takes at most, as
+            :func:`bench.evaluation.passes.counted_and_most` returns them.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Node(NamedTuple):
     tflop: float | None
     seconds: float | None
     between: tuple[float, float] | None = None
+    passes: tuple[float | None, float | None] = (None, None)
 
     @property
     def what(self) -> str:
@@ -162,7 +165,8 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in crafted and files.is_regular(store.adversarial(at) / last))
             cost = costs.attack(cell.attack, cell, right.get(defense, _RIGHT))
-            nodes[at] = Node(at, "attack", planned.names.attack, str(planned.names), done, *cost)
+            passes = counted_and_most(cell.attack, registry.entry_of(cell.attack.attack).meta)
+            nodes[at] = Node(at, "attack", planned.names.attack, str(planned.names), done, *cost, passes)
         cost = costs.evaluation(cell)
         nodes[planned.key] = Node(planned.key, "evaluate", planned.names.attack, str(planned.names), finished, *cost)
         yield

@@ -264,6 +264,28 @@ def test_plan_foretells_and_runs_nothing(done, tmp_path, capsys):
     assert all(piece["done"] for piece in json.loads(capsys.readouterr().out))
 
 
+def test_a_plan_in_json_has_the_passes_that_an_image_is_counted_with_and_takes_at_most(tmp_path, capsys):
+    """Those of PGD and APGD are counted by hand; those of cascade are what the lines of the plan say."""
+    text = tiny.CONFIG.partition("[[attacks]]")[0]
+    for use in ('pgd"\nsteps = 7', 'apgd-ce"\nsteps = 7', 'mi-fgsm"\nmax_passes = 30', 'cascade"'):
+        text += f'[[attacks]]\neps = "0.1"\nuse = "{use}\n'
+    text += '[[attacks]]\neps = "0.1"\nuse = "pgd"\nsteps = 7\ntarget = "second"\n'
+    (tmp_path / "few.toml").write_text(text)
+    argv = ["plan", str(tmp_path / "few.toml"), "--only", "*/white-box", "--store", str(tmp_path / "store")]
+    assert main([*argv, "--json"]) == 0
+    pieces = json.loads(capsys.readouterr().out)
+    passes = {each["method"]: (each["passes"], each["most_passes"]) for each in pieces if each["kind"] == "attack"}
+    assert [passes[name] for name in ("pgd", "pgd second", "apgd-ce")] == [(14, None), (15, None), (15, None)]
+    assert passes["mi-fgsm"] == (None, None)
+    assert main(argv) == 0
+    counted, most = passes["cascade"]
+    assert counted < most
+    assert f"cascade: counted with {counted:,.0f} passes an image, of at most {most:,.0f}: " in capsys.readouterr().out
+    others = [each for each in pieces if each["kind"] != "attack"]
+    assert {each["kind"] for each in others} == {"train", "evaluate"}
+    assert all(each["passes"] is each["most_passes"] is None for each in others)
+
+
 def test_attacks_on_an_oracle_and_on_a_random_step_are_foretold_as_they_are_done(tmp_path, capsys):
     steps = "".join(f'\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\nlabel = "{label}"\n' for label in ("true", "random"))
     (tmp_path / "few.toml").write_text(tiny.CONFIG.replace("\n[[attacks]]", f"{steps}\n[[attacks]]", 1))
