@@ -19,6 +19,7 @@ from itertools import chain, product
 from math import inf
 from statistics import fmean
 
+from bench.report.leaderboard.flags import unproven
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.summaries import CellCoord, DefenseCells, Value, mean_value
 from bench.report.leaderboard.tables import Board, Column, Table, column_id
@@ -145,6 +146,7 @@ class BudgetCurve:
             f"{len(shares)} of {len(self.cells.seeds)} seeds": len(shares) < len(self.cells.seeds),
             f"upper bound only: {', '.join(bound)}": bool(bound),
         }
+        footnotes |= dict.fromkeys(unproven(chain.from_iterable(r.flags for r in results)), True)
         said = [note for note, holds in footnotes.items() if holds]
         value = mean_value(shares, self.cells.n, results, said, flags=False)
         return replace(value, partial=bool(said))
@@ -165,13 +167,18 @@ def curves(table: Table) -> Iterator[BudgetCurve]:
     norms = {s.threat.norm for s in table.threats if s.threat}
     for norm in (each for each in DISTANCE_NORMS if each in norms):
         columns: dict[tuple[str, str], Fraction | None] = {}
+        common: set[tuple[str, str]] = set()
         for cells in defenses.values():
             own = [coord for coord in cells.done if _norm(cells, coord) == norm and not _is_targeted(cells, coord)]
             columns |= {coord[1:]: _budget(cells, coord) for coord in own}
+            common |= {coord[1:] for coord in own if cells.is_proven}
         for cells in defenses.values():
             for access in cells.accesses:
                 if any(coord[0] == access and coord[1:] in columns for coord in cells.done):
-                    yield _curve(cells, access, norm, columns)
+                    # What only strangers say that they tried lacks in no other row.
+                    own_columns = {coord[1:] for coord in cells.done} | (common or set(columns))
+                    wanted = {column: eps for column, eps in columns.items() if column in own_columns}
+                    yield _curve(cells, access, norm, wanted)
 
 
 def _curve(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from bench.types import Measured
+
+Result = TypeVar("Result", bound=Measured)
 
 #: Flags of results by strangers of which little is known: they are shown with these marks, and are not ranked.
 NOT_REPEATED = "not-repeated"
@@ -63,6 +68,17 @@ OF_ANSWERS = frozenset(
 def unproven(notes: Iterable[str]) -> tuple[str, ...]:
     """Return the marks among some notes or flags that say that little is known of a result."""
     return tuple(sorted(UNPROVEN.intersection(notes)))
+
+
+def is_proven(measured: Measured) -> bool:
+    """Say whether nothing marks a result as one by a stranger of which little is known; so of every cell of a store."""
+    return not unproven(getattr(measured, "flags", ()))
+
+
+def that_count(measured: Iterable[Result]) -> Sequence[Result]:
+    """Return the results that numbers over several are made of: where something is proven, that alone, else all."""
+    measured = list(measured)
+    return [each for each in measured if is_proven(each)] or measured
 
 
 def explained(note: str) -> str:

@@ -108,6 +108,8 @@ def no_contest(step: PurifierRow, threat: ThreatSummary) -> str | None:
         return ""
     if base is None or not (on_base := _measured(base, group)):
         return "the classifier under it was not attacked"
+    if row.is_proven and not base.is_proven:
+        return "attacks on the classifier under it are only the word of those who measured"
     if only_noise(each for each in _measured(row, group) if each.cell.access == "adaptive"):
         return "no adaptive attack but noise finished"
     if only_noise(on_base):

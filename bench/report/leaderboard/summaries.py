@@ -15,7 +15,7 @@ from bench.anytime import anytime_interval
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import OF_ANSWERS, unproven
+from bench.report.leaderboard.flags import OF_ANSWERS, is_proven, that_count, unproven
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
@@ -108,9 +108,12 @@ def attack_ids(results: Iterable[Measured]) -> dict[str, str]:
     A column holds one attack under every access. The plan may let it keep another iterate, or average another number
     of gradients, where the attacker sees less; that splits a column only where one access has both.
     """
+    results = list(results)
+    counting = {r.key for r in that_count(results)}
     exact: dict[str, str] = {}
     loose: dict[str, str] = {}
     variants: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
+    strangers: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
     with_rule = Once[MethodRef, str](lambda attack: attack.model_dump_json(exclude={"file": True}))
     without_rule = Once[MethodRef, str](
         lambda attack: attack.model_dump_json(exclude={"file": True, "params": {"rule"}})
@@ -127,9 +130,18 @@ def attack_ids(results: Iterable[Measured]) -> dict[str, str]:
         within += "" if attack_ref.craft_precision == "auto" else f" in {attack_ref.craft_precision}"
         exact[r.key] += within
         loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}{within}"
-        variants[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])
+        of = variants if r.key in counting else strangers
+        of[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), ids in variants.items() if len(ids) > 1}
-    return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
+    # What is only a stranger's word splits no column of others: it gets one of its own.
+    apart = {attack for place, ids in strangers.items() for attack in _split_off(ids, variants.get(place, set()))}
+    is_apart = {key: key not in counting and exact[key] in apart for key in loose}
+    return {key: exact[key] if attack in split or is_apart[key] else attack for key, attack in loose.items()}
+
+
+def _split_off(ids: Collection[str], known: Collection[str]) -> Collection[str]:
+    """Return which of the ids of strangers' results under one access do not share a column with those that count."""
+    return set(ids) - set(known) if known or len(ids) > 1 else ()
 
 
 def conditional_attacks(results: Iterable[Measured], ids: Mapping[str, str]) -> frozenset[str]:
@@ -167,6 +179,8 @@ class DefenseCells:
     uncorrupted_error: float | None
     #: What is known of cells of which only the first images are measured, by coordinates.
     begun: Mapping[CellCoord, Sequence[PartialResult]]
+    #: Beside results that count, those that are only the word of strangers: shown where nothing else is.
+    aside: Mapping[CellCoord, Sequence[CellResult]]
 
     @classmethod
     def of(
@@ -178,7 +192,7 @@ class DefenseCells:
         uncorrupted_error: float | None = None,
         begun: Sequence[PartialResult] = (),
     ) -> DefenseCells:
-        """Sort all results of a defense.
+        """Sort all results of a defense. Where some are proven, those of strangers that are not count for nothing.
 
         Args:
             name: its label.
@@ -190,9 +204,13 @@ class DefenseCells:
         """
         parts: dict[CellCoord, list[PartialResult]] = defaultdict(list)
         cells: dict[CellCoord, list[CellResult]] = defaultdict(list)
-        for each in results:
+        aside: dict[CellCoord, list[CellResult]] = defaultdict(list)
+        every, results = results, that_count(results)
+        counting = {each.key for each in results}
+        for each in every:
             if each.cell.attack:
-                cells[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
+                of = cells if each.key in counting else aside
+                of[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
         for part in begun:
             if part.cell.attack:
                 coord = (part.cell.access, threat_text(part.cell.attack.threat), ids[part.key])
@@ -213,6 +231,7 @@ class DefenseCells:
             corruption_error.of_set(results),
             uncorrupted_error,
             parts,
+            {coord: group for coord, group in aside.items() if coord not in cells},
         )
 
     @cached_property
@@ -222,6 +241,11 @@ class DefenseCells:
         for coord in self.cells:
             by_threat[coord[1]].append(coord)
         return dict(by_threat)
+
+    @cached_property
+    def is_proven(self) -> bool:
+        """Whether its numbers are more than the word of strangers, as those of every store are."""
+        return all(map(is_proven, chain.from_iterable(self.cells.values())))
 
     @cached_property
     def done(self) -> Sequence[CellCoord]:
@@ -495,23 +519,14 @@ def mean_value(
 
 
 def _clean(results: Sequence[CellResult]) -> Value:
-    results = _proven_last(results)
     plain = [r for r in results if r.cell.attack is None]
     known = [r for r in results if r.metrics]
-    if known and not unproven(known[-1].flags):
-        # Of strangers' results, those that were repeated count alone.
-        plain = [r for r in plain if not unproven(r.flags)]
     if not any(r.metrics for r in plain):
         # Attacked cells have the clean answers too; what their flags say of the attack is not said of these.
         attacked = {r.cell.seed: r for r in known}.values()
         plain += [r.model_copy(update={"flags": tuple(set(r.flags) & OF_ANSWERS)}) for r in attacked]
     shares = [r.metrics.clean_accuracy for r in plain if r.metrics]
     return mean_value(shares, results[0].cell.data.n, plain, _disagreements(results))
-
-
-def _proven_last(results: Sequence[CellResult]) -> list[CellResult]:
-    """Return results in their order, those by strangers of which little is known before the others."""
-    return sorted(results, key=lambda r: not unproven(r.flags))
 
 
 def _disagreements(results: Sequence[CellResult]) -> Iterator[str]:
@@ -542,7 +557,7 @@ def _differ(values: Iterable[tuple[int, float | None]]) -> bool:
 
 
 def _cost(results: Sequence[CellResult]) -> DefenseCost | None:
-    costs = [r.defense_cost for r in _proven_last(results) if r.defense_cost]
+    costs = [r.defense_cost for r in results if r.defense_cost]
     if not costs:
         return None
     return costs[-1].model_copy(update={"test_seconds": median(cost.test_seconds for cost in costs)})

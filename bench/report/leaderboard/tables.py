@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import unproven
+from bench.report.leaderboard.flags import is_proven, that_count, unproven
 from bench.report.leaderboard.judging import PurifierRow, gapless_lines, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import (
     Params,
@@ -28,6 +28,7 @@ from bench.report.leaderboard.questions import Answer, questions
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.standing import Ranking, standing
 from bench.report.leaderboard.summaries import (
+    ACCESSES,
     EXCLUDE_SEED,
     WORST_CASE,
     DefenseCells,
@@ -367,7 +368,12 @@ class _Called(NamedTuple):
 
 def _checked(results: Iterable[CellResult]) -> list[CellResult]:
     results = list(results)
-    more = across(results)
+    # What strangers say raises flags on their own results alone.
+    proven = [each for each in results if is_proven(each)]
+    more = across(proven)
+    if len(proven) < len(results):
+        known = {each.key for each in proven}
+        more |= {key: flags for key, flags in across(results).items() if key not in known}
     return [
         r.model_copy(update={"flags": tuple(sorted({*r.flags, *more[r.key]}))}) if r.key in more else r for r in results
     ]
@@ -399,22 +405,25 @@ def _table(
     ids, row_ids = attack_ids([*results, *begun]), RowIds()
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
     by_attack, threats = _attacked([*results, *begun], ids)
+    counting = {column: that_count(own) for column, own in by_attack.items()}
+    # A column that is only the word of strangers is shown, and counts for none of the others' rows.
+    common = {column for column, own in counting.items() if any(map(is_proven, own))} or set(by_attack)
     parts: dict[str, list[PartialResult]] = defaultdict(list)
     for result in results:
         by_defense[row_ids.of(result.cell)].append(result)
     for part in begun:
         parts[row_ids.of(part.cell)].append(part)
-    labels = unique({each: (shortest_name("defense", own), defense_params(own[0])) for each, own in by_defense.items()})
+    labels = unique(
+        {each: (shortest_name("defense", that_count(own)), defense_params(own[0])) for each, own in by_defense.items()}
+    )
     names = {each: rename.get(label, label) for each, label in labels.items()}
-    attack_labels = _attack_labels(by_attack, threats)
+    attack_labels = _attack_labels(counting, threats, common)
     attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
     conditional = conditional_attacks(results, ids)
-    by_id = {
-        each: summarise(
-            DefenseCells.of(names[each], own, ids, conditional, uncorrupted.get(each), parts[each]), attacks, threats
-        )
-        for each, own in by_defense.items()
-    }
+    by_id: dict[str, DefenseSummary] = {}
+    for each, own in by_defense.items():
+        cells = DefenseCells.of(names[each], own, ids, conditional, uncorrupted.get(each), parts[each])
+        by_id[each] = summarise(cells, _wanted(attacks, common, cells), threats)
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
     lost = {each: sum(missing.get(name, 0) for name in _called(own)) for each, own in by_defense.items()}
     purifiers = [PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
@@ -433,7 +442,7 @@ def _table(
         rename.get(first.names.dataset, first.names.dataset),
         rename.get(first.names.model, first.names.model),
         first.cell.data.n,
-        tuple(each for each in columns if each.kind != "mce" or any(each.id in row.values for row in rows)),
+        tuple(c for c in columns if c.kind not in ("mce", "worst") or any(c.id in row.values for row in rows)),
         rows,
         tuple(chain.from_iterable(defense.threats for defense in defenses)),
         tuple(verdict_lines(chain.from_iterable(defense.threats for defense in defenses))),
@@ -475,17 +484,34 @@ def _called(results: Iterable[CellResult]) -> set[str]:
 
 
 def _attack_labels(
-    by_attack: Mapping[tuple[str, str], Sequence[Measured]], threats: Mapping[str, Threat]
+    by_attack: Mapping[tuple[str, str], Sequence[Measured]],
+    threats: Mapping[str, Threat],
+    common: Collection[tuple[str, str]],
 ) -> dict[str, dict[str, str]]:
-    """Return the labels of the attacks by their ids, for each threat, in the order of the columns."""
+    """Return the labels of the attacks by their ids, for each threat, in the order of the columns: ``common`` first."""
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
-    for threat, attack in sorted(by_attack, key=lambda each: (*column_order(by_attack[each]), each[1])):
+    columns = sorted(by_attack, key=lambda each: (each not in common, *column_order(by_attack[each]), each[1]))
+    for threat, attack in columns:
         results = by_attack[threat, attack]
         suite[threat][attack] = (shortest_name("attack", results), attack_params(results[0]))
+    counts = Counter(threat for threat, _ in common)
     # Corruptions come last, however many: tables are ranked by what an adversary can do.
-    order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
+    order = sorted(suite, key=lambda threat: (-counts[threat], _severity(threats[threat])))
     order.sort(key=lambda threat: threats[threat].norm == "corruption")
     return {threat: unique(suite[threat]) for threat in order}
+
+
+def _wanted(
+    attacks: Mapping[str, Mapping[str, str]], common: Collection[tuple[str, str]], cells: DefenseCells
+) -> dict[str, dict[str, str]]:
+    """Return the attacks that a row is measured by, as ``attacks`` has them: those that count for all, and its own."""
+    own = {coord[1:] for coord in cells.cells}
+    return {
+        threat: {
+            attack: label for attack, label in labels.items() if (threat, attack) in common or (threat, attack) in own
+        }
+        for threat, labels in attacks.items()
+    }
 
 
 def _attack_label(result: CellResult, attacks: Mapping[str, Mapping[str, str]], ids: Mapping[str, str]) -> str:
@@ -497,15 +523,19 @@ def _errors_on_imagenet(results: Iterable[CellResult]) -> dict[str, float]:
     """Return the clean error of each row on ImageNet, means over seeds on the set with the most images."""
     ids = RowIds()
     errors: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_row: dict[str, list[CellResult]] = defaultdict(list)
     for result in results:
-        cell, metrics = result.cell, result.metrics
-        if metrics is not None and cell.attack is None and corruption_error.is_imagenet(cell.data):
-            errors[ids.of(cell)][metrics.n].append(1 - metrics.clean_accuracy)
+        if result.cell.attack is None and corruption_error.is_imagenet(result.cell.data):
+            by_row[ids.of(result.cell)].append(result)
+    for row, own in by_row.items():
+        for metrics in filter(None, (result.metrics for result in that_count(own))):
+            errors[row][metrics.n].append(1 - metrics.clean_accuracy)
     return {row: fmean(by_images[max(by_images)]) for row, by_images in errors.items()}
 
 
 def _rows(defense: DefenseSummary, data: DataRef) -> Iterator[TableRow]:
-    for access in defense.cells.accesses:
+    cells = defense.cells
+    for access in (each for each in ACCESSES if each in cells.accesses or any(each == c[0] for c in cells.aside)):
         yield TableRow(defense.name, access, _values(defense, access, data))
 
 
@@ -564,6 +594,9 @@ def _values(defense: DefenseSummary, access: Access, data: DataRef) -> dict[str,
     for coord in cells.cells:
         if coord[0] == access:
             values[column_id(*coord[1:])] = cells.at(coord)
+    for coord, results in cells.aside.items():
+        if coord[0] == access:
+            values[column_id(*coord[1:])] = cells.under_attack(results)
     for summary in defense.threats:
         if summary.threat and access in summary.worst:
             values[column_id(summary.group, "worst")] = summary.worst[access]
