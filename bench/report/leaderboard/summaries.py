@@ -134,7 +134,7 @@ def attack_ids(results: Iterable[Measured]) -> dict[str, str]:
         of[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), ids in variants.items() if len(ids) > 1}
     # What is only a stranger's word splits no column of others: it gets one of its own.
-    apart = {attack for place, ids in strangers.items() for attack in _split_off(ids, variants.get(place, set()))}
+    apart = set(chain.from_iterable(_split_off(ids, variants.get(place, ())) for place, ids in strangers.items()))
     is_apart = {key: key not in counting and exact[key] in apart for key in loose}
     return {key: exact[key] if attack in split or is_apart[key] else attack for key, attack in loose.items()}
 
