@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from bench.cli import command, options, progress
 from bench.cli.asides import said_in_one_line
-from bench.cli.spelling import require_options
+from bench.cli.spelling import require_options, with_values
 from bench.display.streams import Guarded, InTime, guarded
 from bench.methods.unloadable import not_loaded, remedy
 from bench.process.allocator import keep_freed_memory
@@ -146,6 +146,7 @@ def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: 
     if command_line.count("--") > 1:
         raise UsageError("'--' is given twice; a file of that name is ./--")
     parser, verbs = parsers(command.name())
+    command_line = with_values(command_line, verbs)
     require_options(command_line, verbs)
     args = parser.parse_args(command_line)
     from bench.cli import supervisor
