@@ -1,14 +1,17 @@
 import csv
 import io
+import json
 import re
 from fractions import Fraction
 
 import pytest
 
+from bench import load_results
 from bench.report.leaderboard.tables import WORST_LABEL, build
-from bench.report.render.export import comma_separated
+from bench.report.render.export import as_json, comma_separated
 from bench.report.render.html import render
 from bench.stats import paired_difference, wilson
+from bench.store.planned import PlannedTable
 from tests.report.fabricate import outcomes, result, story
 
 GAP = "gap, static − adaptive"
@@ -183,6 +186,27 @@ def test_other_images_make_another_table_and_say_so():
     assert all("another image list" in table.notes[0] for table in tables)
 
 
+def test_every_table_has_the_same_fields_in_json():
+    """Also one of a single row, which has no rank, and one of which there is no cell."""
+    rows = [result(name, recipe=name, clean=[True] * 10) for name in ("standard", "fgsm-at")]
+    single = result("standard", "pgd", clean=[True] * 10, dataset="cifar10")
+    cells = {"standard": {"pgd/white-box/0": "c" * 64}}
+    planned = [PlannedTable(plan="plan", table="a" * 16, dataset="svhn", model="small-cnn", n=10, cells=cells)]
+    tables = json.loads(as_json(build([*rows, single], planned)))["tables"]
+    assert len(tables) == 3
+    assert len({tuple(table) for table in tables}) == 1
+    by_dataset = {table["dataset"]: table for table in tables}
+    assert (by_dataset["cifar10"]["ranks"], by_dataset["cifar10"]["ranked_under"]) == ([], None)
+    assert {each["defense"] for each in by_dataset["digits"]["ranks"]} == {"standard", "fgsm-at"}
+    assert (by_dataset[None]["ranks"], by_dataset[None]["settled"]) == ([], [])
+
+
+def test_cells_in_json_go_by_the_new_names_as_their_table_does():
+    board = build([result("standard", "pgd", clean=[True] * 10)], rename={"digits": "Ziffern", "small-cnn": "net"})
+    (cell,) = json.loads(as_json(board))["cells"]
+    assert (cell["dataset"], cell["model"], cell["network"]) == ("Ziffern", "net", "net")
+
+
 def test_networks_of_one_name_are_told_apart_in_the_heading():
     results = [
         result("standard", "pgd", clean=[True] * 10, network_params={"channels": channels, "depth": 3})
@@ -196,6 +220,10 @@ def test_networks_of_one_name_are_told_apart_in_the_heading():
     page = render(board)
     assert all(f"small-cnn[channels={channels}]</h2>" in page for channels in (8, 16))
     assert [row["model"] for row in csv.DictReader(io.StringIO(comma_separated(board)))] == list(notes)
+    # In JSON and in the frame too, beside the name that both have.
+    body = json.loads(as_json(board))
+    for rows in (body["tables"], body["cells"], body["defenses"], load_results(results).to_dict("records")):
+        assert {(row["model"], row["network"]) for row in rows} == {("small-cnn", network) for network in notes}
     # In the page's own filter, too.
     assert '<option value="small-cnn[channels=8]">' in page or ">small-cnn[channels=8]</option>" in page
     # What is published of a network is found by its name.

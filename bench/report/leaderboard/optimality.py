@@ -49,6 +49,8 @@ class OnNetwork:
 
     dataset: str
     model: str
+    #: What the heading of its table calls the model: with parameters, where another one has its name.
+    network: str
     defense: str
     access: Access
     norm: Norm
@@ -170,7 +172,7 @@ def _of(table: Table, cells: DefenseCells, access: Access, norm: Norm, labels: d
             optimality = local_optimality(*zip(*own, strict=True)) if own else None
             local += [] if optimality is None else [optimality]
         yield OnNetwork(
-            *(table.dataset, table.model, cells.name, access, norm, label),
+            *(table.dataset, table.model, table.network, cells.name, access, norm, label),
             optimality=fmean(local) if local else None,
             distances=right,
             results=attack_on.results,

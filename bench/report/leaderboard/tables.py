@@ -227,6 +227,15 @@ def lines_by_defense(table: Table) -> dict[str | None, list[str]]:
     return dict(lines)
 
 
+class Place(NamedTuple):
+    """Where a result stands: the data set and the network of its table, as renamed, and what the network is called."""
+
+    dataset: str
+    model: str
+    #: With parameters, where another network has its name.
+    network: str
+
+
 @dataclass(frozen=True)
 class Board:
     """Every table, the results behind them by key, and the label of each result (defense, attack)."""
@@ -234,6 +243,7 @@ class Board:
     tables: tuple[Table, ...]
     results: Mapping[str, CellResult]
     labels: Mapping[str, tuple[str, str]]
+    places: Mapping[str, Place]
     #: The evaluation protocol of each result.
     protocols: Mapping[str, str]
     superseded: int
@@ -305,6 +315,7 @@ def build(
         by_name[names.dataset, names.model][content].append(result)
     tables: list[Table] = []
     labels: dict[str, tuple[str, str]] = {}
+    places: dict[str, Place] = {}
     uncorrupted = _errors_on_imagenet(answers)
     for _, namesakes in sorted(by_name.items()):
         for content, own in sorted(namesakes.items()):
@@ -320,11 +331,13 @@ def build(
             )
             tables.append(table)
             labels |= named
+            places |= dict.fromkeys(named, Place(table.dataset, table.model, table.network))
     kept = sorted(
         answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key)
     )
     absent = tuple((title, len(plans[table])) for table, title in sorted(titles.items(), key=lambda each: each[1]))
-    return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(results) - len(answers), absent)
+    by_key = {r.key: r for r in kept}
+    return Board(tuple(tables), by_key, labels, places, protocols, len(results) - len(answers), absent)
 
 
 class _Called(NamedTuple):

@@ -6,12 +6,14 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
 from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.queries import queries_of
+from bench.report.leaderboard.questions import Answer
+from bench.report.leaderboard.standing import Ranking
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
 from bench.report.leaderboard.tables import (
     RANKED,
@@ -166,10 +168,7 @@ def payload(board: Board) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "tables": [
-            *(
-                {**_table(table.title, table.cells, table.verdicts, table.notes), **_ranks(table), **_answers(table)}
-                for table in board.tables
-            ),
+            *(_table(table.title, table.cells, table) for table in board.tables),
             *(_table(title, Count(cells, 0, 0)) for title, cells in board.absent),
         ],
         "cells": cell_rows(board),
@@ -178,42 +177,43 @@ def payload(board: Board) -> dict[str, Any]:
     }
 
 
-def _table(title: str, cells: Count, verdicts: Iterable[str] = (), notes: Iterable[str] = ()) -> dict[str, Any]:
+def _table(title: str, cells: Count, table: Table | None = None) -> dict[str, Any]:
+    """Return what is known of a table; one of which there is no cell has the same fields, empty or ``None``."""
     return {
         "title": title,
+        "dataset": table and table.dataset,
+        "model": table and table.model,
+        "network": table and table.network,
         "incomplete": cells.incomplete or None,
         **cells._asdict(),
-        "verdicts": list(verdicts),
-        "notes": list(notes),
+        "verdicts": list(table.verdicts) if table else [],
+        "notes": list(table.notes) if table else [],
+        **_ranks(table.ranking if table else None),
+        "settled": list(map(_answer, table.answers)) if table else [],
     }
 
 
-def _ranks(table: Table) -> dict[str, Any]:
-    """Return the ranks of a table where there are several, and by what: the worst case under its first threat."""
-    if table.ranking is None:
-        return {}
+def _ranks(ranking: Ranking | None) -> dict[str, Any]:
+    """Return the ranks of a table, and by what: the worst case under its first threat; none of a single row."""
+    if ranking is None:
+        return {"ranked_under": None, "ranks": [], "not_begun": []}
     ranks = [
-        {"defense": each.name, "rank": each.rank, "settled": each.is_settled, "n": each.n}
-        for each in table.ranking.ranks
+        {"defense": each.name, "rank": each.rank, "settled": each.is_settled, "n": each.n} for each in ranking.ranks
     ]
-    return {"ranked_under": table.ranking.group, "ranks": ranks, "not_begun": list(table.ranking.waiting)}
+    return {"ranked_under": ranking.group, "ranks": ranks, "not_begun": list(ranking.waiting)}
 
 
-def _answers(table: Table) -> dict[str, Any]:
-    """Return what is settled of the verdicts and gaps of a table, if it has any."""
-    answers = [
-        {
-            "defense": each.defense,
-            "threat": each.group,
-            "of": each.kind,
-            "first": each.first,
-            "second": each.second,
-            "finding": each.finding,
-            "n": each.n,
-        }
-        for each in table.answers
-    ]
-    return {"settled": answers} if answers else {}
+def _answer(answer: Answer) -> dict[str, Any]:
+    """Return what is settled of a verdict or a gap."""
+    return {
+        "defense": answer.defense,
+        "threat": answer.group,
+        "of": answer.kind,
+        "first": answer.first,
+        "second": answer.second,
+        "finding": answer.finding,
+        "n": answer.n,
+    }
 
 
 def _budgets(board: Board) -> Iterator[dict[str, Any]]:
@@ -227,6 +227,7 @@ def _budgets(board: Board) -> Iterator[dict[str, Any]]:
             yield {
                 "dataset": table.dataset,
                 "model": table.model,
+                "network": table.network,
                 "defense": row.defense,
                 "access": row.access,
                 "norm": threat.norm,
@@ -242,16 +243,18 @@ def _budgets(board: Board) -> Iterator[dict[str, Any]]:
 
 def cell_rows(board: Board) -> list[dict[str, Any]]:
     """Return the cells of the JSON format, with the labels of the leaderboard."""
-    return [_cell(r, *board.labels[key], board.protocols[key]) for key, r in board.results.items()]
+    return [_cell(r, board) for r in board.results.values()]
 
 
-def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, Any]:
+def _cell(r: CellResult, board: Board) -> dict[str, Any]:
+    (defense, attack), place = board.labels[r.key], board.places[r.key]
     threat = r.cell.attack.threat if r.cell.attack else None
     eps = threat.eps if threat else None
     m, c = r.metrics, r.cost
     return {
-        "dataset": r.names.dataset,
-        "model": r.names.model,
+        "dataset": place.dataset,
+        "model": place.model,
+        "network": place.network,
         "defense": defense,
         "attack": attack,
         "access": r.names.access,
@@ -283,7 +286,7 @@ def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, 
         "images": r.cell.data.indices_sha,
         "classes": r.cell.data.num_classes,
         "classes_present": r.cell.data.classes_present or r.cell.data.num_classes,
-        "protocol": protocol,
+        "protocol": board.protocols[r.key],
         "commit": r.provenance.commit,
         "dirty": r.provenance.dirty,
         "machine": r.provenance.machine,
@@ -303,6 +306,7 @@ def _defense(table: Table, s: ThreatSummary, errors: Mapping[str, float | None])
     return {
         "dataset": table.dataset,
         "model": table.model,
+        "network": table.network,
         "defense": s.defense,
         "norm": s.threat.norm if s.threat else None,
         "eps": eps_text(eps) if eps is not None else None,

@@ -60,8 +60,8 @@ def as_json(ranked: Sequence[RankedAttack]) -> str:
 def as_csv(ranked: Sequence[RankedAttack]) -> str:
     """Return a row for each attack on each network, and one of all its networks, whose ``model`` is empty."""
     out = io.StringIO()
-    names = ("dataset", "norm", "attack", "model", "defense", "access", "optimality", "median_distance", "broken")
-    more = ("passes_per_example", "seconds_per_example", "of_networks")
+    names = ("dataset", "norm", "attack", "model", "network", "defense", "access")
+    more = ("optimality", "median_distance", "broken", "passes_per_example", "seconds_per_example", "of_networks")
     writer = csv.DictWriter(out, (*names, *more), restval="", lineterminator="\n")
     writer.writeheader()
     for each in ranked:
@@ -115,6 +115,6 @@ def _numbers(each: RankedAttack) -> dict[str, Any]:
 
 def _local(one: OnNetwork) -> dict[str, Any]:
     alone = RankedAttack(one.dataset, one.norm, one.attack, [one], 1)
-    place = {"model": one.model, "defense": one.defense, "access": one.access}
+    place = {"model": one.model, "network": one.network, "defense": one.defense, "access": one.access}
     shared = ("dataset", "norm", "attack", "of_networks")
     return {**place, **{name: value for name, value in _numbers(alone).items() if name not in shared}}
