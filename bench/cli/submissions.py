@@ -71,6 +71,7 @@ def verify(args: argparse.Namespace) -> int:
     Raises:
         UsageError: the options do not go together, or the folder cannot be used as a whole.
     """
+    from bench.report.receipts.weights import Hashes
     from bench.report.submissions.verify import Checker, no_longer_withdrawn
 
     if args.out is None:
@@ -78,7 +79,13 @@ def verify(args: argparse.Namespace) -> int:
     if asked := [each for each in ("weights", "sample", "trust", "json") if getattr(args, each)]:
         raise UsageError(f"--{asked[0]} is for one receipt; of submissions, submission.toml names the weights")
     checker = Checker(
-        args.receipt[0], args.out, command.version(), options.data_folder(args), args.device, args.control.check_run
+        args.receipt[0],
+        args.out,
+        command.version(),
+        options.data_folder(args),
+        args.device,
+        args.control.check_run,
+        Hashes(),
     )
     is_refused = False
     gone = no_longer_withdrawn(args.receipt[0], args.withdrawn) if args.withdrawn else ()

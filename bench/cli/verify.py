@@ -16,6 +16,7 @@ from bench.visible import json_text, visible
 
 if TYPE_CHECKING:
     from bench.report.receipts.verdict import Report
+    from bench.report.receipts.weights import Hashes
 
 _UNCHECKED = "not checked"
 #: What is counted of several receipts, and in which words.
@@ -104,17 +105,18 @@ def _plain(folder: Path) -> list[Path]:
     return [] if is_of_submissions else receipts
 
 
-def _checked(args: argparse.Namespace, path: Path, *, are_shared: bool = False) -> Report:
+def _checked(args: argparse.Namespace, path: Path, hashes: Hashes | None = None) -> Report:
     from bench.report.receipts.check import checked
 
     display: Display = args.display
-    with display.phase(f"checking {path}" if are_shared else "checking the receipt"):
+    with display.phase(f"checking {path}" if hashes else "checking the receipt"):
         return checked(
             path,
             args.weights,
             args.device,
             options.data_folder(args),
-            are_shared=are_shared,
+            are_shared=hashes is not None,
+            hashes=hashes,
             sample=args.sample,
             trusted=args.trust,
             check=args.control.check_run,
@@ -123,12 +125,16 @@ def _checked(args: argparse.Namespace, path: Path, *, are_shared: bool = False) 
 
 def _several(args: argparse.Namespace) -> int:
     """Check several receipts, each on its own; return 1 if one does not hold, else 2 if one cannot be checked."""
+    from bench.report.receipts.weights import Hashes
+
+    # Of weights that are given for all.
+    hashes = Hashes()
     outs = _outs(args.out, args.receipt, args.weights)
     states, bodies = Counter[str](), []
     are_written = True
     for path, out in zip(args.receipt, outs, strict=True):
         try:
-            report = _checked(args, path, are_shared=True)
+            report = _checked(args, path, hashes)
         except UsageError as error:
             states[_UNCHECKED] += 1
             print(f"error: {visible(str(error))}", file=sys.stderr)

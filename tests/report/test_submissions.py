@@ -9,13 +9,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from bench.cli import command, main
 from bench.report.leaderboard.pareto import cost_front, primary
 from bench.report.leaderboard.tables import build
+from bench.report.receipts import weights as hashes
+from bench.report.receipts.weights import of_files
 from bench.report.render.latex import latex
 from bench.report.submissions import merge, read, render
 from bench.report.submissions.form import Unusable, https, submission, withdrawals
+from bench.report.submissions.identity import identified
 from bench.store.history import serialise
 from bench.types import CellResult, UsageError
 from tests.report.fabricate import outcomes, result
@@ -707,7 +711,8 @@ def known(root, verified):
 def test_only_reports_of_this_side_and_version_count(submissions, tmp_path, capsys):
     out = tmp_path / "verified"
     assert main(["verify", str(submissions), "--device", "cpu", "--out", str(out)]) == 0
-    lines = ["ada/fgsm.receipt: predictions repeated", "bob/fgsm.receipt: consistent, not repeated (no weights)"]
+    # Bob gives no weights, and those of Ada have the hash that his receipt names.
+    lines = ["ada/fgsm.receipt: predictions repeated", "bob/fgsm.receipt: predictions repeated"]
     assert capsys.readouterr().out == "".join(f"holds  {line}\n" for line in lines)
     assert known(submissions, out) == dict(line.split(": ") for line in lines)
     assert known(submissions, None)["ada/fgsm.receipt"] == "consistent, not repeated (not yet)"
@@ -723,7 +728,10 @@ def test_only_reports_of_this_side_and_version_count(submissions, tmp_path, caps
     repeated = next(text for text in texts if "400 of 400" in text or '"accuracy_repeated": 0' in text)
     for path in (first, second):
         path.write_text(repeated, encoding="utf-8")
-    assert known(submissions, out)["bob/fgsm.receipt"] != "predictions repeated"
+    assert sorted(words.partition(" (")[0] for words in known(submissions, out).values()) == [
+        "consistent, not repeated",
+        "predictions repeated",
+    ]
     for path in (first, second):
         path.write_text(repeated.replace(command.version(), "crossfire 0.0.1"), encoding="utf-8")
     assert known(submissions, out)["ada/fgsm.receipt"] == "consistent, not repeated (not yet)"
@@ -824,6 +832,120 @@ def test_a_page_says_why_predictions_were_not_repeated_as_it_is_now(tmp_path, su
     said.write_text(text, encoding="utf-8")
     for verified in (out, tmp_path / "none"):
         assert known(root, verified) == {"ada/fgsm.receipt": "consistent, not repeated (not yet)"}
+
+
+def folder_of(root, name, source, weights=None, **changes):
+    """Write a submission of one receipt, with other claims, and with a file of weights."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    said = f'who = "{name.title()}"\n' + ('weights = "net.safetensors"\n' if weights else "")
+    (root / name / "submission.toml").write_text(said, encoding="utf-8")
+    if weights:
+        shutil.copy(weights, root / name / "net.safetensors")
+
+    def other(claims):
+        claims["by"] = name.title()
+        claims["result"]["cost"]["seconds_per_example"] *= 1.0 + len(name)
+        for field, value in changes.items():
+            claims[field] = dict.fromkeys(claims["trained"], value)
+
+    return forged(source, root / name / "fgsm.receipt", claims=other)
+
+
+def half_of(path, out):
+    """Write weights in half precision as NumPy rounds them, and return the file and the hash of its tensors."""
+    save_file({name: array.astype(np.float16) for name, array in load_file(path).items()}, out)
+    return out, of_files([out])
+
+
+def rounded(path, out):
+    """Write weights whose numbers float16 holds exactly."""
+    save_file({name: array.astype(np.float16).astype(np.float32) for name, array in load_file(path).items()}, out)
+    return out, of_files([out])
+
+
+def test_a_false_claim_on_weights_that_somebody_gave_is_refused(submissions, tmp_path, capsys):
+    root, out = tmp_path / "submissions", tmp_path / "verified"
+
+    def all_right(arrays):
+        arrays["predictions_adversarial"][:] = arrays["predictions_clean"][:] = arrays["labels"]
+
+    shutil.copytree(submissions / "bob", root / "bob")
+    right = np.ones(read.read(root, None, command.version()).entries[0].result.cell.data.n, dtype=bool)
+    path = root / "bob" / "fgsm.receipt"
+    forged(path, path, claims=lambda body: with_outcomes(body, right, right), arrays=all_right)
+    verify = ["verify", str(root), "--device", "cpu", "--out", str(out)]
+    assert main(verify) == 0 and known(root, out) == {"bob/fgsm.receipt": "consistent, not repeated (no weights)"}
+    # The weights come later, and the report is made again.
+    shutil.copytree(submissions / "ada", root / "ada")
+    said, named = root / "ada" / "submission.toml", (submissions / "ada" / "submission.toml").read_text("utf-8")
+    said.write_text('who = "Ada"\n', encoding="utf-8")
+    assert main(verify) == 0 and "bob/fgsm.receipt" in known(root, out)
+    said.write_text(named, encoding="utf-8")
+    assert main(verify) == 1 and known(root, out) == {"ada/fgsm.receipt": "predictions repeated"}
+    assert "refused  bob/fgsm.receipt: it does not hold: " in capsys.readouterr().out
+
+
+def test_a_file_of_weights_is_hashed_once(submissions, tmp_path, monkeypatch):
+    root, hashed = tmp_path / "submissions", []
+    shutil.copytree(submissions, root)
+    for name in ("cem", "dan"):
+        folder_of(root, name, submissions / "ada" / "fgsm.receipt")
+    monkeypatch.setattr(hashes, "of_files", lambda paths: hashed.append(paths) or of_files(paths))
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    assert hashed == [[root / "ada" / "net.safetensors"]]
+
+
+def test_half_weights_are_no_proof_of_whole_ones(submissions, tmp_path, capsys):
+    """Whoever states the hash of other weights as the rounding of Ada's is refused where hers are there."""
+    root, out, source = tmp_path / "submissions", tmp_path / "verified", submissions / "ada" / "fgsm.receipt"
+    whole = submissions / "ada" / "net.safetensors"
+    half, of_half = half_of(whole, tmp_path / "half.safetensors")
+    exact, of_exact = rounded(whole, tmp_path / "exact.safetensors")
+    zero = {name: array * np.float16(0) for name, array in load_file(half).items()}
+    save_file(zero, tmp_path / "zero.safetensors")
+    of_zero = of_files([tmp_path / "zero.safetensors"])
+    folder_of(root, "ada", source, whole)
+    # Float32 is no half precision, however few digits its numbers have.
+    folder_of(root, "eve", source, exact, halved=of_exact, trained="12" * 32)
+    folder_of(root, "mallory", source, tmp_path / "zero.safetensors", halved=of_zero)
+    folder_of(root, "zoe", source, half, halved=of_half)
+    verify = ["verify", str(root), "--device", "cpu", "--out", str(out)]
+    assert main(verify) == 1
+    lines = dict(line.split("  ", 1)[1].split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines.pop("mallory/fgsm.receipt").startswith("it does not hold: it states a hash of small-cnn in half")
+    assert lines == {
+        "ada/fgsm.receipt": "predictions repeated",
+        "eve/fgsm.receipt": "consistent, not repeated (no weights of its networks)",
+        "zoe/fgsm.receipt": "predictions repeated",
+    }
+    # One that is right in itself is known alone, as what it is.
+    shutil.rmtree(root / "ada")
+    shutil.rmtree(out)
+    code = main(verify)
+    assert code == 1
+    states = {entry.file: entry.state for entry in read.read(root, out, command.version()).entries}
+    assert states == {"eve/fgsm.receipt": "consistent", "zoe/fgsm.receipt": "repeated in half"}
+
+
+def test_of_half_weights_alone_the_results_are_of_these(submissions, tmp_path):
+    root, source = tmp_path / "submissions", submissions / "ada" / "fgsm.receipt"
+    for name, half in (("ada", "1a" * 32), ("bob", "1a" * 32), ("mallory", "2b" * 32)):
+        folder_of(root, name, source, halved=half)
+    entries = {entry.file[:3]: entry for entry in read.read(root, None, command.version()).entries}
+    (whole,) = dict(entries["ada"].trained).values()
+
+    def identity(**states):
+        known = identified(entries[name]._replace(state=state) for name, state in states.items())
+        return {each.file[:3]: next(iter(dict(each.trained).values())) for each in known}, known
+
+    half = {"ada": "repeated in half", "bob": "consistent", "mal": "repeated in half"}
+    known, noted = identity(**half)
+    assert known == {"ada": "1a" * 32, "bob": "1a" * 32, "mal": "2b" * 32}
+    assert all("states other weights in half precision for the same whole ones" in each.words for each in noted)
+    # With the whole ones, those of a claim that was not yet looked at again are still none of them.
+    known, noted = identity(**half | {"ada": "repeated"})
+    assert known == {"ada": whole, "bob": whole, "mal": "2b" * 32}
+    assert ["states other" in each.words for each in noted] == [False, True, True]
 
 
 def test_weights_in_half_precision_are_said_on_the_page(tmp_path, submissions, folder):  # noqa: F811

@@ -9,6 +9,7 @@ from bench.report.receipts import images, repeat, verdict
 from bench.report.receipts.claims import contradictions
 from bench.report.receipts.read import opened
 from bench.report.receipts.verdict import Finding, Report
+from bench.report.receipts.weights import Hashes
 
 
 def checked(
@@ -21,6 +22,7 @@ def checked(
     sample: int | None = None,
     trusted: bool = False,
     check: Callable[[], None] = lambda: None,
+    hashes: Hashes | None = None,
 ) -> Report:
     """Return what was found of a receipt.
 
@@ -34,13 +36,14 @@ def checked(
         sample: how many images are predicted at least, by chance; ``None`` for all.
         trusted: whether folders and files of Python code that the receipt names may be opened.
         check: called between batches.
+        hashes: of files of weights, where some are known already.
 
     Raises:
         NoReceipt: the file is none that can be read.
         UsageError: the weights are not its own, or a network or step is not here, not trusted, or does not fit.
     """
     receipt, arrays = opened(path)
-    own = repeat.own_weights(receipt, weights, are_shared=are_shared) if weights else None
+    own = repeat.own_weights(receipt, weights, are_shared=are_shared, hashes=hashes) if weights else None
     findings = verdict.of_claims(contradictions(receipt.claims, arrays))
     if any(each.state == "refuted" for each in findings):
         # What contradicts itself is not asked anything more.
@@ -53,6 +56,8 @@ def checked(
     if own is None:
         unasked = Finding("weights", "not checked", "predictions not repeated, costs not counted: give --weights FILE")
         return Report(receipt, (*findings, unasked))
+    if own.finding.state == "refuted":
+        return Report(receipt, (*findings, own.finding))
     # Loaded here: torch is not needed to refuse what contradicts itself.
     from bench.evaluation.device import device_named
 

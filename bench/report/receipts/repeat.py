@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +13,7 @@ from bench.report.receipts import form, verdict
 from bench.report.receipts.methods import require_own, wrong_parameters
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.receipts.verdict import Finding
-from bench.report.receipts.weights import of_files
+from bench.report.receipts.weights import Hashes
 from bench.report.render.outside import require_images
 from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef
 
@@ -39,69 +39,112 @@ def needed(cell: Cell) -> list[ModelRef]:
     return [cell.model, *([] if score is None else [score])]
 
 
-def own_weights(receipt: Receipt, given: Sequence[str], *, are_shared: bool = False) -> Own:
-    """Return which of the given weights each network of a receipt has, by their hashes; nothing is loaded.
+def own_weights(
+    receipt: Receipt, given: Sequence[str], *, are_shared: bool = False, hashes: Hashes | None = None
+) -> Own:
+    """Return which of the given weights each network of a receipt has, by their hashes.
 
     Args:
         receipt: that names the networks.
         given: files, folders of exported weights, or names such as ``pyautoattack``.
         are_shared: whether they are given for several receipts: those of others are passed over.
+        hashes: of files, where some are known already.
 
     Raises:
         UsageError: a file cannot be read, a network has none, or one is not what the receipt was measured with.
     """
     from bench.models.checkpoints import files as checkpoints
 
+    hashes = hashes or Hashes()
     models = {training_key(model): model for model in needed(receipt.result.cell)}
     stated = {key: _stated(receipt, key, model) for key, model in models.items()}
     paths: dict[str, Path] = {}
     halved = set[str]()
     for name in given:
         path = checkpoints.find(f"weights:{name.removeprefix('weights:')}")
-        hashes = {key: _hash(path, model) for key, model in models.items()}
-        own = [key for key, sha256 in hashes.items() if sha256 in (stated[key], receipt.claims.halved.get(key))]
-        if not own and not are_shared:
+        whole = [key for key, model in models.items() if hashes.of(path, model) == stated[key]]
+        rounded = [key for key, model in models.items() if key not in whole and _is_half(receipt, key, path, hashes)]
+        if not whole and not rounded and not are_shared:
             key = next((key for key in models if key not in paths), next(iter(models)))
             raise UsageError(
-                f"{path} is not what {receipt.path} was measured with: its SHA-256 is {hashes[key]}, and that of "
-                f"{models[key].network.name} is {stated[key]}"
+                f"{path} is not what {receipt.path} was measured with: {_why_not(receipt, path, models[key], hashes)}"
             )
-        paths |= dict.fromkeys(own, path)
-        halved = halved.difference(own) | {key for key in own if hashes[key] != stated[key]}
+        # Whole ones come before those in half precision, in whichever order they are given.
+        rounded = [key for key in rounded if key not in paths or key in halved]
+        paths |= dict.fromkeys((*whole, *rounded), path)
+        halved = halved.difference(whole) | set(rounded)
     if lacking := [model.network.name for key, model in models.items() if key not in paths]:
         raise UsageError(
             f"the weights of {lacking[0]}, which {receipt.path} needs too, are not given: --weights FILE once for each "
             "network"
         )
-    hashes = {key: receipt.claims.halved[key] if key in halved else stated[key] for key in models}
-    line = ", ".join(f"{model.network.name} {hashes[key][:12]}..." for key, model in models.items())
+    return Own(paths, _of_own(receipt, models, paths, halved, hashes))
+
+
+def _why_not(receipt: Receipt, path: Path, model: ModelRef, hashes: Hashes) -> str:
+    here, key = hashes.of(path, model), training_key(model)
+    if here is not None and here == receipt.claims.halved.get(key):
+        return "it is stated as its weights in half precision, and its numbers were not rounded to float16"
+    words = here or "none, for it is no file of safetensors"
+    return f"its SHA-256 is {words}, and that of {model.network.name} is {_stated(receipt, key, model)}"
+
+
+def _of_own(
+    receipt: Receipt, models: Mapping[str, ModelRef], paths: Mapping[str, Path], halved: Set[str], hashes: Hashes
+) -> Finding:
+    """Return what was found of the weights of a receipt: those at ``halved`` are in half precision."""
+    for key in sorted(receipt.claims.halved.keys() & models.keys() - halved):
+        if hashes.halved(paths[key]) != receipt.claims.halved[key]:
+            line = (
+                f"it states a hash of {models[key].network.name} in half precision that its weights do not have there"
+            )
+            return Finding("weights", "refuted", f"{line}: {hashes.halved(paths[key])}")
+    known = {key: receipt.claims.halved[key] if key in halved else hashes.of(paths[key], models[key]) for key in models}
+    line = ", ".join(f"{model.network.name} {str(known[key])[:12]}..." for key, model in models.items())
     if halved:
         names = " and ".join(models[key].network.name for key in models if key in halved)
         line += f"; {names} in half precision, in which answers near a boundary may be others"
-    state: verdict.State = "said" if halved else "holds"
-    return Own(paths, Finding("weights", state, f"those that it was measured with: {line}"))
+    return Finding("weights", "said" if halved else "holds", f"those that it was measured with: {line}")
 
 
-def own_of(receipt: Receipt, given: Sequence[Path]) -> list[Path]:
-    """Return those of some files that are weights of a receipt; none unless every network that it needs has its own.
+def own_of(receipt: Receipt, given: Sequence[Path], hashes: Hashes) -> list[Path]:
+    """Return those of some files that are weights of a receipt, the first of each network, whole ones before others.
+
+    None unless every network that it needs has its own.
 
     Raises:
-        UsageError: a file cannot be read, or the receipt states no hash.
+        UsageError: the receipt states no hash.
     """
-    models = {training_key(model): model for model in needed(receipt.result.cell)}
     own: list[Path] = []
-    for key, model in models.items():
+    for model in needed(receipt.result.cell):
+        key = training_key(model)
         stated = _stated(receipt, key, model)
-        own_hashes = stated, receipt.claims.halved.get(key)
-        # Whole ones first, where there are both.
-        hashes = {path: _hash(path, model) for path in given}
-        matching = sorted(
-            (path for path in given if hashes[path] in own_hashes), key=lambda path: hashes[path] != stated
-        )
-        if not matching:
+        whole = (path for path in given if _readable(hashes, path, model) == stated)
+        path = next(whole, None) or next((path for path in given if _is_half(receipt, key, path, hashes)), None)
+        if path is None:
             return []
-        own.append(matching[0])
+        own.append(path)
     return list(dict.fromkeys(own))
+
+
+def _readable(hashes: Hashes, path: Path, model: ModelRef) -> str | None:
+    """Return the hash of a file of weights; ``None`` where it cannot be read, for it may be somebody else's."""
+    try:
+        return hashes.of(path, model)
+    except (UsageError, OSError):
+        return None
+
+
+def _is_half(receipt: Receipt, key: str, path: Path, hashes: Hashes) -> bool:
+    """Say whether a file has the weights that a receipt states in half precision, and is in half precision.
+
+    Anybody may state the hash of any file, so one whose numbers were not rounded is no such file.
+    """
+    stated = receipt.claims.halved.get(key)
+    try:
+        return stated is not None and hashes.tensors(path) == stated == hashes.halved(path)
+    except (UsageError, OSError):
+        return False
 
 
 def _stated(receipt: Receipt, key: str, model: ModelRef) -> str:
@@ -111,17 +154,6 @@ def _stated(receipt: Receipt, key: str, model: ModelRef) -> str:
         return receipt.claims.trained[key]
     except KeyError:
         raise UsageError(f"{receipt.path} states no hash of the weights of {model.network.name}") from None
-
-
-def _hash(path: Path, model: ModelRef) -> str:
-    from bench.models.checkpoints import files as checkpoints
-
-    if isinstance(model.weights, WeightsRef):
-        return checkpoints.sha256(path)
-    files = checkpoints.shards(path) if checkpoints.is_index(path) else [path]
-    if any(each.suffix.lower() != ".safetensors" for each in files):
-        return "none, for it is no file of safetensors"
-    return of_files(files)
 
 
 def code(cell: Cell, *, trusted: bool) -> Finding:

@@ -17,6 +17,7 @@ from bench.report.leaderboard.flags import NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
+from bench.report.submissions.identity import identified
 from bench.report.submissions.read import REPEATED, STATES, Entry, LeftOut, State, Submissions, order, person
 from bench.types import CellResult, ModelRef, WeightsRef
 
@@ -80,7 +81,7 @@ def merged(submissions: Submissions) -> Merged:
     unreplaced: list[LeftOut] = []
     entries, taken = _withdrawn(submissions)
     like_withdrawn = _like_withdrawn(entries, taken)
-    entries = _measured_once(entries, remarks)
+    entries = _measured_once(identified(entries), remarks)
     entries, superseded = _replaced(entries, unreplaced)
     entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)

@@ -98,11 +98,11 @@ def _entry(receipt: Receipt) -> Entry:
     who = _NOBODY if receipt.by is None else distinct(receipt.by)
     words = f"verified: {verdict}" if verdict else "not verified"
     file, sha256 = str(receipt.path), receipt.sha256
-    trained = tuple(sorted(receipt.claims.trained.items()))
+    trained, halved = (tuple(sorted(each.items())) for each in (receipt.claims.trained, receipt.claims.halved))
     state = _STATES[verdict]
     if state == "repeated" and are_halved_beside(receipt):
         state, words = "repeated in half", f"{words}, with weights in half precision"
-    return Entry(receipt.result, who, Submission(), file, sha256, sha256, state, words, trained)
+    return Entry(receipt.result, who, Submission(), file, sha256, sha256, state, words, trained, halved)
 
 
 def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:

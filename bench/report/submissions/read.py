@@ -78,6 +78,7 @@ class Entry(NamedTuple):
         state: what is known of it.
         words: the same for readers.
         trained: of a receipt, the SHA-256 of the weights by the key of their training.
+        halved: the same of these weights in half precision, where it states them.
         arrival: the place of its file in the order in which the branch got them; infinite where git knows of none.
         is_unreported: whether it is a receipt on which there is no report of this side and version.
     """
@@ -91,6 +92,7 @@ class Entry(NamedTuple):
     state: State
     words: str
     trained: tuple[tuple[str, str], ...] = ()
+    halved: tuple[tuple[str, str], ...] = ()
     arrival: float = inf
     is_unreported: bool = False
 
@@ -319,6 +321,7 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         _state(shown),
         _words(receipt, folder, shown),
         tuple(sorted(receipt.claims.trained.items())),
+        tuple(sorted(receipt.claims.halved.items())),
         is_unreported=shown.unrepeated == NOT_YET,
     )
 

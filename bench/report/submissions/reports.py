@@ -47,6 +47,14 @@ class Shown(NamedTuple):
     are_halved: bool = False
 
     @property
+    def lacks_weights(self) -> bool:
+        """Whether weights that come later may show more: none were there, or only some in half precision.
+
+        What contradicts itself is refuted with any.
+        """
+        return self.are_halved or (self.refuted is None and bool(self.unrepeated))
+
+    @property
     def words(self) -> str:
         """What is known of the predictions."""
         if not self.is_repeated:

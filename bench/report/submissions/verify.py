@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from bench.report.receipts.check import checked
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
+from bench.report.receipts.weights import Hashes
 from bench.report.submissions import form, reports
 from bench.report.submissions.read import (
-    MOST_BYTES,
     Folder,
     LeftOut,
     folders,
@@ -22,7 +22,6 @@ from bench.report.submissions.read import (
     require_possible,
     withdrawn,
 )
-from bench.store import files
 from bench.store.outputs import write_into
 from bench.types import UsageError
 
@@ -68,6 +67,7 @@ class Checker(NamedTuple):
         data_folder: where to look for image sets first.
         device: to predict on.
         check: called between batches.
+        hashes: of files of weights.
     """
 
     root: Path
@@ -76,6 +76,7 @@ class Checker(NamedTuple):
     data_folder: Path | None
     device: str
     check: Callable[[], None]
+    hashes: Hashes
 
     def lines(self, names: Collection[str]) -> Iterator[Line]:
         """Check submissions, all or those of some names, and yield a line on each file.
@@ -99,18 +100,18 @@ class Checker(NamedTuple):
         for each in left_out:
             if not names or each.file.partition("/")[0] in names:
                 yield Line(*each, is_refused=True)
+        weights = [path for folder in there for path in folder.weights]
         for folder in there:
             if not names or folder.name in names:
-                yield from self._of_folder(folder)
+                yield from self._of_folder(folder, weights)
 
-    def _of_folder(self, folder: Folder) -> Iterator[Line]:
+    def _of_folder(self, folder: Folder, weights: Sequence[Path]) -> Iterator[Line]:
         if not folder.receipts and not folder.runs:
             yield Line(folder.name, "it holds no receipt and no run file", is_refused=True)
-        given = frozenset(files.file_sha256(path, MOST_BYTES) for path in folder.weights)
         for path in folder.receipts:
             file = path.relative_to(self.root).as_posix()
             try:
-                yield self._of_receipt(folder, path, file, given)
+                yield self._of_receipt(folder, path, file, weights)
             except UsageError as error:
                 yield Line(*refused(self.root, path, error), is_refused=True)
         for path in folder.runs:
@@ -121,14 +122,18 @@ class Checker(NamedTuple):
             except UsageError as error:
                 yield Line(*refused(self.root, path, error), is_refused=True)
 
-    def _of_receipt(self, folder: Folder, path: Path, file: str, given: frozenset[str]) -> Line:
+    def _of_receipt(self, folder: Folder, path: Path, file: str, weights: Sequence[Path]) -> Line:
         """Raises UsageError: it cannot be read, or contradicts itself."""
         receipt = read_receipt(path)
         require_possible(path, receipt.result)
         shown = reports.read(self.out, receipt.sha256, self.version)
-        # Somebody else, or a later pull request, may give the weights.
-        if shown is None or (shown.unrepeated and shown.refuted is None and not given <= shown.given):
-            report = self._checked(folder, path, receipt)
+        own: list[Path] = []
+        if shown is None or shown.lacks_weights:
+            # Those of a submission itself first; somebody else, or a later pull request, may give them as well.
+            own = repeat.own_of(receipt, [*folder.weights, *weights], self.hashes)
+        given = {self.hashes.file(each) for each in own}
+        if shown is None or not given <= shown.given:
+            report = self._checked(folder, path, receipt, own)
             write_into(
                 reports.path_of(self.out, receipt.sha256), reports.written(report.as_json(), self.version, given)
             )
@@ -140,13 +145,12 @@ class Checker(NamedTuple):
         why = passes.remark(receipt.result)
         return Line(file, words if why is None else f"{words}; not plausible: {why}")
 
-    def _checked(self, folder: Folder, path: Path, receipt: Receipt) -> Report:
-        own = repeat.own_of(receipt, folder.weights)
+    def _checked(self, folder: Folder, path: Path, receipt: Receipt, own: Sequence[Path]) -> Report:
         why = _OTHERS if folder.weights else folder.without_weights
         if own:
             try:
                 given = [str(each) for each in own]
-                return checked(path, given, self.device, self.data_folder, check=self.check)
+                return checked(path, given, self.device, self.data_folder, check=self.check, hashes=self.hashes)
             except UsageError as error:
                 # Such as a method of the submitter's own, whose code is never run here.
                 why = refused(self.root, path, error).why
