@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ class Checker(NamedTuple):
         for each in left_out:
             if not names or each.file.partition("/")[0] in names:
                 yield Line(*each, is_refused=True)
-        weights = [path for folder in there for path in folder.weights]
+        weights = list(chain.from_iterable(folder.weights for folder in there))
         for folder in there:
             if not names or folder.name in names:
                 yield from self._of_folder(folder, weights)
