@@ -548,6 +548,37 @@ def test_it_says_how_many_images_would_tell():
     assert "cells without a changed image have too few: about 600 would tell" in as_text(none)
 
 
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "margin", "images", "words"),
+    [
+        # (2 x 1.645 / 0.005)^2 x 0.1, and (2 x 1.645 / 0.001)^2 x 0.002.
+        (5, 5, 100, 0.5, 44_000, "about 44,000 images"),
+        (1, 1, 1000, 0.1, 22_000, "about 22,000 images"),
+        # (2 x 1.645 / 0.005)^2 x 0.006 = 2,598 would be enough if as many were lost as gained.
+        (45, 15, 10_000, 0.5, None, "no more if nothing changed, so that it may differ by about the margin"),
+        (50, 50, 100, 0.01, None, "more than 10,000,000 images"),
+        (0, 0, 1000, 0, None, "a wider margin"),
+    ],
+)
+def test_a_cell_that_cannot_be_told_always_says_what_would_tell(lost, gained, n, margin, images, words):
+    bits = outcomes(0.5, n)
+    c = compared(
+        [result(clean=[True] * n, adversarial=bits)],
+        [new(clean=[True] * n, adversarial=flipped(bits, lost, gained))],
+        same_within=margin,
+    )
+    (change,) = c.changes
+    assert (change.equivalence, change.images_needed, change.needed) == ("cannot tell", images, words)
+    said = f"needed: {words}" if images is None else f"{words} would tell"
+    for form in (as_text, as_markdown):
+        assert said in form(c)
+
+
+def test_a_cell_that_is_told_needs_nothing():
+    c = compared([result(clean=[True] * 1000)], [new(clean=[True] * 1000)])
+    assert (c.changes[0].equivalence, c.changes[0].needed) == ("same", "")
+
+
 def test_a_margin_that_no_number_of_images_reaches_is_no_error():
     for margin in (1e-300, 1e-160, 1e-9):
         base, heads = losing([3, 4])

@@ -74,8 +74,10 @@ class Change:
     high: float | None = None
     #: In percentage points.
     margin: float | None = None
-    #: Where it cannot be told: roughly how many images would tell, where that is known.
+    #: Where it cannot be told: roughly how many images would tell, if a number would.
     images_needed: int | None = None
+    #: The same in words, or why more images would not tell; else empty.
+    needed: str = ""
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,8 @@ def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float],
     verdict, raw, adjusted = judged
     ends = paired_ends(counts.lost, counts.gained, counts.n, ERROR)
     equivalence = same_or_not(is_within=ends.within(margin / 100), different=verdict != "same")
-    unclear = equivalence == "cannot tell"
+    changed = counts.lost + counts.gained
+    images, words = images_needed(changed, counts.n, margin) if equivalence == "cannot tell" else (None, "")
     return replace(
         _change(p, verdict, *_notes(p, verdict)),
         counts=counts,
@@ -285,7 +288,8 @@ def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float],
         low=ends.low,
         high=ends.high,
         margin=margin,
-        images_needed=images_needed(counts.lost + counts.gained, counts.n, margin) if unclear else None,
+        images_needed=images,
+        needed=words,
     )
 
 

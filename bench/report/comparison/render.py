@@ -239,7 +239,9 @@ def _ends(change: Change) -> str:
 
 
 def _wanted(change: Change) -> str:
-    return "" if change.images_needed is None else f"; about {change.images_needed:,} images would tell"
+    if change.images_needed is None:
+        return f"; needed: {change.needed}" if change.needed else ""
+    return f"; {change.needed} would tell"
 
 
 def _percent(share: float | None) -> str:

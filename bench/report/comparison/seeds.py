@@ -82,7 +82,7 @@ def same_or_not(*, is_within: bool, different: bool) -> Equivalence:
     return "same" if is_within else "cannot tell"
 
 
-def images_needed(changed: int, n: int, margin: float) -> int | None:
+def images_needed(changed: int, n: int, margin: float) -> tuple[int | None, str]:
     """Return with how many images nine in ten cells would be found to be the same where nothing was lost or gained.
 
     Args:
@@ -91,13 +91,18 @@ def images_needed(changed: int, n: int, margin: float) -> int | None:
         margin: in points.
 
     Returns:
-        ``None`` where there are as many, or where no number would be enough.
+        The number, and the same in words. Where there are as many already, or where no number that is of use would be
+        enough, the number is ``None`` and the words say so.
     """
-    if margin <= 0:
-        return None
-    errors = 100 * _POWERFUL / margin
+    errors = 100 * _POWERFUL / margin if margin > 0 else inf
+    if errors > _MOST_NEEDED:
+        return None, "a wider margin"
     needed = max(changed / n * errors * errors, log(1 / ERROR) * 100 / margin)
-    return _rounded(needed) if n < needed < _MOST_NEEDED else None
+    if needed >= _MOST_NEEDED:
+        return None, f"more than {_MOST_NEEDED:,} images"
+    if needed <= n:
+        return None, _NEAR_MARGIN
+    return _rounded(needed), f"about {_rounded(needed):,} images"
 
 
 def _rounded(number: float) -> int:
