@@ -554,8 +554,8 @@ def test_it_says_how_many_images_would_tell():
         # (2 x 1.645 / 0.005)^2 x 0.1, and (2 x 1.645 / 0.001)^2 x 0.002.
         (5, 5, 100, 0.5, 44_000, "about 44,000 images"),
         (1, 1, 1000, 0.1, 22_000, "about 22,000 images"),
-        # (2 x 1.645 / 0.005)^2 x 0.006 = 2,598 would be enough if as many were lost as gained.
-        (45, 15, 10_000, 0.5, None, "no more if nothing changed, so that it may differ by about the margin"),
+        # (2 x 1.645 / 0.005)^2 x 0.007 = 3,030 would be enough if as many were lost as gained.
+        (55, 15, 10_000, 0.5, None, "no more if nothing changed, so that it may differ by about the margin"),
         (50, 50, 100, 0.01, None, "more than 10,000,000 images"),
         (0, 0, 1000, 0, None, "a wider margin"),
     ],

@@ -140,12 +140,13 @@ def _unclear(c: Comparison, *, same: bool) -> list[Change]:
 
 
 def _hint(c: Comparison, unclear: Iterable[Change]) -> list[str]:
-    """Return with how many images a cell in which none changed is the same, where one has fewer."""
+    """Return with how many images a cell in which none changed is the same, where one has fewer, or why none do."""
     still = [change for change in unclear if change.counts and not change.counts.lost + change.counts.gained]
-    needed = max((change.images_needed or 0 for change in still), default=0)
-    if not needed or any(change.equivalence == "same" for change in still):
+    if not still or any(change.equivalence == "same" for change in still):
         return []
-    return [f"cells without a changed image have too few: about {needed:,} would tell"]
+    if needed := max(change.images_needed or 0 for change in still):
+        return [f"cells without a changed image have too few: about {needed:,} would tell"]
+    return [f"cells without a changed image; needed: {still[0].needed}"]
 
 
 def _clearest_over(c: Comparison) -> list[OverSeeds]:
