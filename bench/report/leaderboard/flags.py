@@ -13,6 +13,8 @@ Result = TypeVar("Result", bound=Measured)
 #: Flags of results by strangers of which little is known: they are shown with these marks, and are not ranked.
 NOT_REPEATED = "not-repeated"
 NOT_PLAUSIBLE = "not-plausible"
+#: Of an attack that changed nothing.
+NO_OP = "no-op"
 UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE})
 
 MEANINGS: Mapping[str, str] = {
@@ -26,11 +28,11 @@ MEANINGS: Mapping[str, str] = {
     "black-box-beats-gradient": "attacks without gradients broke images that gradient attacks did not",
     "catastrophic-overfitting": "training left a network that resists FGSM only",
     "classes-capped": "fewer classes than the attack is to aim at",
-    "clean-measured-differently": "somebody else has other outcomes for it on clean images",
+    "clean-measured-differently": "another submission, of which as much is known, has other clean outcomes",
     "earlier-attack-failed": "an attack before it in its suite failed",
     "loss-not-rising": "the attack never lowered a margin",
     "masked-gradients": "gradients mislead on a tenth of the images or more, which got all of AutoAttack",
-    "measured-differently": "somebody else has other outcomes for it",
+    "measured-differently": "another submission, of which as much is known, has other outcomes for it",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
     "not-plausible": "the passes that are stated are not those of the attack with its settings",

@@ -6,6 +6,7 @@ that nobody can check. That goes before all that people say of themselves, such 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,17 +14,20 @@ from itertools import chain
 from typing import NamedTuple
 
 from bench.keys import Keys
-from bench.report.leaderboard.flags import NOT_PLAUSIBLE, NOT_REPEATED
+from bench.report.leaderboard.flags import NO_OP, NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.identity import identified
-from bench.report.submissions.read import REPEATED, STATES, Entry, LeftOut, State, Submissions, order, person
-from bench.types import CellResult, ModelRef, WeightsRef
+from bench.report.submissions.read import REPEATED, STATES, Entry, LeftOut, Submissions, order, person
+from bench.stats import wilson
+from bench.types import Cell, CellResult, MethodRef, ModelRef, TrainRef, WeightsRef
 
 #: The flag of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
 DIFFERS = "measured-differently"
 CLEAN_DIFFERS = "clean-measured-differently"
+#: How far an accuracy of a file may be from that of its outcomes.
+_ROUND_OFF = 1e-6
 #: What is to be done about a result that is like one that was withdrawn.
 _ASK = "if it is a copy, withdraw it too"
 
@@ -79,6 +83,7 @@ def merged(submissions: Submissions) -> Merged:
     """Return which results count."""
     remarks: list[LeftOut] = []
     unreplaced: list[LeftOut] = []
+    submissions = submissions._replace(entries=[*map(_exact, submissions.entries)])
     entries, taken = _withdrawn(submissions)
     like_withdrawn = _like_withdrawn(entries, taken)
     entries = _measured_once(identified(entries), remarks)
@@ -86,32 +91,116 @@ def merged(submissions: Submissions) -> Merged:
     entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)
     differing: list[Differing] = []
-    ranked: list[CellResult] = []
-    sources: dict[str, tuple[Entry, ...]] = {}
-    shown: dict[str, Entry] = {}
-    keys = Keys()
+    counting: list[_Counting] = []
     for own, earlier in _by_question(entries):
         differing += (Differing(entry, None, "measured by an earlier protocol") for entry in earlier)
         candidates = [entry for entry in own if groups.is_ranked(entry)]
         if not candidates:
             differing += (Differing(entry, None, groups.why(entry)) for entry in own)
             continue
-        first = min(candidates, key=order)
+        first = min(candidates, key=_rank)
         agreeing: list[Entry] = []
         others: list[Entry] = []
         for entry in own:
             agrees = groups.is_ranked(entry) and _outcomes(entry) == _outcomes(first)
             (agreeing if agrees else others).append(entry)
         differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
-        flags = {*first.result.flags, *_marks(first, others), *_unproven(first)}
+        known_as_well = [each for each in others if _is_known_as_well(each, first) and groups.may_be_one(each, first)]
+        flags = {*first.result.flags, *_marks(first, known_as_well), *_unproven(first), *_unchanged(first)}
         result = first.result.model_copy(update={"flags": tuple(sorted(flags))})
-        ranked.append(result)
-        shown[keys.comparison_key(result.cell)] = first
-        sources[result.key] = tuple(sorted(agreeing, key=lambda entry: (entry is not first, order(entry))))
+        agreeing.sort(key=lambda entry: (entry is not first, order(entry)))
+        counting.append(_Counting(first, result, agreeing))
+    counting = _known_equally(counting, differing)
+    keys = Keys()
+    shown = {keys.comparison_key(each.result.cell): each.first for each in counting}
     all_older = [
         each._replace(shown=shown.get(keys.comparison_key(each.by.result.cell))) for each in superseded + older
     ]
-    return Merged(_with_one_name(ranked), sources, differing, all_older, taken, remarks, unreplaced, like_withdrawn)
+    sources = {each.result.key: tuple(each.agreeing) for each in counting}
+    ranked = _with_one_name(counting)
+    return Merged(ranked, sources, differing, all_older, taken, remarks, unreplaced, like_withdrawn)
+
+
+class _Counting(NamedTuple):
+    """A cell of the tables: the entry that counts, its result with all marks, and those that agree, that one first."""
+
+    first: Entry
+    result: CellResult
+    agreeing: list[Entry]
+
+
+def _exact(entry: Entry) -> Entry:
+    """Return an entry with the accuracies and the interval that counts of images give, to the last digit.
+
+    What a file says may be beside them by round-off, and nobody is to count for that.
+    """
+    metrics = entry.result.metrics
+    if metrics is None:
+        return entry
+    n, under_attack = metrics.n, metrics.accuracy_under_attack
+    names = [name for name in ("clean_accuracy", "robust_accuracy") if getattr(metrics, name) is not None]
+    exact: dict[str, float] = {name: round(getattr(metrics, name) * n) / n for name in names}
+    main = metrics.clean_accuracy if under_attack is None else under_attack
+    share, low, high = wilson(round(main * n), n)
+    exact |= {"ci_low": low, "ci_high": high, **({} if under_attack is None else {"accuracy_under_attack": share})}
+    changed = {
+        name: value
+        for name, value in exact.items()
+        if (stated := getattr(metrics, name)) != value and math.isclose(stated, value, rel_tol=0, abs_tol=_ROUND_OFF)
+    }
+    if not changed:
+        return entry
+    return entry._replace(
+        result=entry.result.model_copy(update={"metrics": metrics.model_copy(update=changed)}),
+    )
+
+
+def _known_equally(counting: Iterable[_Counting], differing: list[Differing]) -> list[_Counting]:
+    """Return what counts without seeds of which less is known than of others of the same row and attack."""
+    counting, keys = list(counting), Keys()
+    columns: dict[str, list[_Counting]] = defaultdict(list)
+    for each in counting:
+        columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
+    kept: list[_Counting] = []
+    for seeds in columns.values():
+        best = min(_known(each.first) for each in seeds)
+        for each in seeds:
+            if _known(each.first) == best:
+                kept.append(each)
+            else:
+                why = f"another seed ({each.result.cell.seed:,}) of the same recipe, of which less is known"
+                differing += (Differing(entry, None, why) for entry in each.agreeing)
+    return kept
+
+
+def _unseeded(cell: Cell) -> Cell:
+    """Return a cell as if all seeds were 0: what the seeds of a row and a column have in common."""
+
+    def unseeded(model: ModelRef) -> ModelRef:
+        if not isinstance(model.weights, TrainRef):
+            return model
+        return model.model_copy(update={"weights": model.weights.model_copy(update={"seed": 0})})
+
+    def of_step(step: MethodRef | None) -> MethodRef | None:
+        if step is None or step.score is None:
+            return step
+        return step.model_copy(update={"score": unseeded(step.score)})
+
+    changes: dict[str, object] = {"model": unseeded(cell.model), "step": of_step(cell.step), "seed": 0}
+    if (attack := cell.attack) is not None:
+        own = {"model": unseeded(attack.model), "step": of_step(attack.step), "seed": 0}
+        changes["attack"] = attack.model_copy(update=own)
+    return cell.model_copy(update=changes)
+
+
+def _known(entry: Entry) -> tuple[bool, int]:
+    """Return how well an entry is known, the best first."""
+    return any(_unproven(entry)), STATES.index(entry.state)
+
+
+def _rank(entry: Entry) -> tuple[object, ...]:
+    """Return by what it is decided which entry of a cell counts: the best known one, then the less flattering one."""
+    return _known(entry), order(entry)
 
 
 def _unproven(entry: Entry) -> Iterator[str]:
@@ -122,16 +211,27 @@ def _unproven(entry: Entry) -> Iterator[str]:
         yield NOT_PLAUSIBLE
 
 
-def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
+def _unchanged(entry: Entry) -> Iterator[str]:
+    """Yield the flag of an attack that changed no image at all, though some were right: its file may leave it out."""
+    metrics, attack = entry.result.metrics, entry.result.cell.attack
+    if metrics is None or attack is None or attack.threat.eps == 0:
+        return
+    if metrics.mean_linf == 0 and metrics.clean_accuracy > 0:
+        yield NO_OP
+
+
+def _with_one_name(counting: Iterable[_Counting]) -> list[CellResult]:
     """Return results in which a file of weights and an attack have one name, whatever each person called it.
 
-    So they are one row and one column. Tables name the parameters of an attack where several have its name.
+    So they are one row and one column. A file is called as by the one of whom most is known, or who was first. Tables
+    name the parameters of an attack where several have its name.
     """
-    results = list(results)
+    counting = list(counting)
+    results = [each.result for each in counting]
     names: dict[str, str] = {}
-    for weights_of in (result.cell.model.weights for result in results):
-        if isinstance(weights_of, WeightsRef):
-            names[weights_of.sha256] = min(weights_of.name, names.get(weights_of.sha256, weights_of.name))
+    for each in sorted(counting, key=lambda each: (_known(each.first), each.first.arrival, each.first.file)):
+        if isinstance(weights_of := each.result.cell.model.weights, WeightsRef):
+            names.setdefault(weights_of.sha256, weights_of.name)
 
     def renamed(model: ModelRef) -> ModelRef:
         if not isinstance(model.weights, WeightsRef) or model.weights.sha256 not in names:
@@ -241,7 +341,7 @@ def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Ent
         by_measurement[_measurement(entry)].append(entry)
     kept: list[Entry] = []
     for own in by_measurement.values():
-        first = min(own, key=_priority)
+        first = min(own, key=_first)
         for entry in own:
             if person(entry.who) == person(first.who):
                 kept.append(entry)
@@ -251,7 +351,7 @@ def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Ent
     return kept
 
 
-def _priority(entry: Entry) -> tuple[float, int, bool, str]:
+def _first(entry: Entry) -> tuple[float, int, bool, str]:
     """Return by what it is decided whose a measurement is."""
     return entry.arrival, STATES.index(entry.state), not entry.said.weights, entry.file
 
@@ -264,16 +364,19 @@ def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Ent
             replacing[sha256].append(entry)
     kept: list[Entry] = []
     superseded: list[Superseded] = []
+    keys = Keys()
     for entry in entries:
         claims = list(chain.from_iterable(replacing[sha256] for sha256 in {entry.sha256, entry.file_sha256}))
         own = [each for each in claims if person(each.who) == person(entry.who) and each.file != entry.file]
-        if as_well := [each for each in own if _is_known_as_well(each, entry)]:
-            superseded.append(Superseded(entry, min(as_well, key=order)))
+        as_well = [each for each in own if _is_known_as_well(each, entry)]
+        if replacing_it := [each for each in as_well if _may_replace(each, entry, keys)]:
+            superseded.append(Superseded(entry, min(replacing_it, key=order)))
             continue
         kept.append(entry)
         if own:
             files = ", ".join(sorted({each.file for each in own}))
-            unreplaced.append(LeftOut(files, f"would replace {entry.file}, of which more is known: not done"))
+            why = "of another folder, and is no lower number of the same cell" if as_well else "of which more is known"
+            unreplaced.append(LeftOut(files, f"would replace {entry.file}, {why}: not done"))
         if strangers := {each.file for each in claims if person(each.who) != person(entry.who)}:
             files = ", ".join(sorted(strangers))
             unreplaced.append(LeftOut(files, f"would replace {entry.file}, which is {entry.who}'s: not done"))
@@ -282,31 +385,46 @@ def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Ent
 
 def _is_known_as_well(entry: Entry, other: Entry) -> bool:
     """Say whether of an entry no less is known than of another."""
-    return STATES.index(entry.state) <= STATES.index(other.state)
+    return _known(entry) <= _known(other)
+
+
+def _may_replace(entry: Entry, other: Entry, keys: Keys) -> bool:
+    """Say whether an entry may take the place of another under the same name, which anybody may write.
+
+    A change of a folder that is there is warned of. From another folder nobody strikes a row, or raises a number.
+    """
+    if entry.folder == other.folder:
+        return True
+    is_same = keys.comparison_key(entry.result.cell) == keys.comparison_key(other.result.cell)
+    return is_same and order(entry)[1:3] <= order(other)[1:3]
 
 
 def _newest(entries: Iterable[Entry], remarks: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
-    """Return the last result of each person for each cell, and the earlier ones.
+    """Return the last result of each folder for each cell, and the earlier ones.
 
-    What is known better stays beside a later one: whose a file is, and when it was measured, is what the file says. Of
-    two of one moment the one that was merged first counts.
+    What is known better stays beside a later one, and so does what is in another folder under the same name: whose a
+    file is, and when it was measured, is what the file says. Of two of one moment the one that was merged first counts.
     """
     keys = Keys()
     by_person: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         by_person[person(entry.who), keys.comparison_key(entry.result.cell)].append(entry)
+    by_folder: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for (_, cell), several in by_person.items():
+        for entry in _once(several, remarks):
+            by_folder[entry.folder, cell].append(entry)
     kept: list[Entry] = []
     older: list[Superseded] = []
-    for several in by_person.values():
+    for several in by_folder.values():
         # The last one of each state, from the last on: what is known no better and earlier is superseded.
-        last: dict[State, Entry] = {}
-        for entry in sorted(_once(several, remarks), key=_moment, reverse=True):
+        last: dict[tuple[bool, int], Entry] = {}
+        for entry in sorted(several, key=_moment, reverse=True):
             later = [each for each in last.values() if _is_known_as_well(each, entry)]
             if later:
                 older.append(Superseded(entry, max(later, key=_moment)))
             else:
                 kept.append(entry)
-            last.setdefault(entry.state, entry)
+            last.setdefault(_known(entry), entry)
     return kept, older
 
 
@@ -320,7 +438,7 @@ def _once(own: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
         best = min(same, key=order)
         kept.append(best)
         why = f"{best.result.names}: the same measurement as {best.file}, by the same name; counted once"
-        remarks += (LeftOut(entry.file, why) for entry in same if _folder(entry) != _folder(best))
+        remarks += (LeftOut(entry.file, why) for entry in same if entry.folder != best.folder)
     return kept
 
 
@@ -329,17 +447,13 @@ def _moment(entry: Entry) -> tuple[bool, str, float, str]:
     return entry.result.status == "done", entry.finished, -entry.arrival, entry.file
 
 
-def _folder(entry: Entry) -> str:
-    return entry.file.partition("/")[0]
-
-
 def under_one_name(entries: Iterable[Entry]) -> dict[str, list[str]]:
     """Return the folders of each person who has several, by the name as it is written first."""
     names: dict[str, str] = {}
     folders: dict[str, set[str]] = defaultdict(set)
     for entry in sorted(entries, key=lambda entry: entry.file):
         names.setdefault(person(entry.who), entry.who)
-        folders[person(entry.who)].add(_folder(entry))
+        folders[person(entry.who)].add(entry.folder)
     return {names[who]: sorted(own) for who, own in folders.items() if len(own) > 1}
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bench.report.leaderboard.flags import NOT_REPEATED
 from bench.report.leaderboard.tables import Board, Table
+from bench.report.receipts.form import ADVERSARIAL
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.table import are_halved_beside, verdict_beside
 from bench.report.receipts.verdict import Verdict
@@ -102,7 +103,9 @@ def _entry(receipt: Receipt) -> Entry:
     state = _STATES[verdict]
     if state == "repeated" and are_halved_beside(receipt):
         state, words = "repeated in half", f"{words}, with weights in half precision"
-    return Entry(receipt.result, who, Submission(), file, sha256, sha256, state, words, trained, halved)
+    entry = Entry(receipt.result, who, Submission(), file, sha256, sha256, state, words, trained, halved)
+    # Whose the receipts of a folder are nobody knows, so that none takes the place of another for its date.
+    return entry._replace(folder=file, images=receipt.claims.sha256[ADVERSARIAL])
 
 
 def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:

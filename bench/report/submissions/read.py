@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 from bench.keys import Keys
 from bench.report.receipts import passes
 from bench.report.receipts.check import checked
+from bench.report.receipts.form import ADVERSARIAL
 from bench.report.receipts.methods import impossible
 from bench.report.receipts.names import misnamed
 from bench.report.receipts.read import Receipt
@@ -81,6 +82,8 @@ class Entry(NamedTuple):
         halved: the same of these weights in half precision, where it states them.
         arrival: the place of its file in the order in which the branch got them; infinite where git knows of none.
         is_unreported: whether it is a receipt on which there is no report of this side and version.
+        folder: the submission that it is of, within which a newer result counts; of a receipt alone, that.
+        images: of a receipt, the SHA-256 of its adversarial images.
     """
 
     result: CellResult
@@ -95,6 +98,8 @@ class Entry(NamedTuple):
     halved: tuple[tuple[str, str], ...] = ()
     arrival: float = inf
     is_unreported: bool = False
+    folder: str = ""
+    images: str = ""
 
     @property
     def finished(self) -> str:
@@ -323,6 +328,8 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         tuple(sorted(receipt.claims.trained.items())),
         tuple(sorted(receipt.claims.halved.items())),
         is_unreported=shown.unrepeated == NOT_YET,
+        folder=folder.name,
+        images=receipt.claims.sha256[ADVERSARIAL],
     )
 
 
@@ -413,7 +420,8 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
     who = distinct(folder.said.who or folder.name)
     file = path.relative_to(root).as_posix()
     return [
-        Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", _words_of_run(each)) for each in results
+        Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", _words_of_run(each), folder=folder.name)
+        for each in results
     ]
 
 

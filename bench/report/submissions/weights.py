@@ -1,67 +1,177 @@
-"""On which weights a result was measured, where several people trained by one recipe and got other weights."""
+"""On which networks a result was measured: where several people trained by one recipe, a row is of one of them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
-from bench.keys import Keys, training_key
-from bench.report.submissions.read import Entry, order, person
-from bench.types import TrainRef
+from bench.keys import Keys, Once, training_key
+from bench.report.submissions.read import STATES, Entry, order, person
+from bench.types import ModelRef, TrainRef
+
+_DIGITS = 8
+
+
+class Network(NamedTuple):
+    """The weights of one seed.
+
+    Attributes:
+        recipe: the key of the training whatever the seed, or of a file of weights.
+        seed: of the cell.
+        fingerprint: of the weights.
+    """
+
+    recipe: str
+    seed: int
+    fingerprint: str
+
+
+#: What a row of a table is of: the images, the recipe, and the step, as text.
+_Row = tuple[str, str, str]
+#: A result: its file and its key.
+_Place = tuple[str, str]
 
 
 class Groups(NamedTuple):
-    """The weights of each entry.
+    """The weights of each entry, and those that tables show.
 
     Attributes:
-        of: a fingerprint of the weights by (file, training).
-        ranked: the one that tables show of each training.
+        of: the network of each result, and the row that it is of.
+        ranked: the fingerprint that tables show by (recipe, seed).
+        owners: whose a network is.
+        shown: whose seeds a row averages.
     """
 
-    of: Mapping[tuple[str, str], str]
-    ranked: Mapping[str, str]
+    of: Mapping[_Place, tuple[Network, _Row]]
+    ranked: Mapping[tuple[str, int], str]
+    owners: Mapping[Network, Entry]
+    shown: Mapping[_Row, Entry]
 
     def is_ranked(self, entry: Entry) -> bool:
-        """Say whether tables may show an entry: those of a row are of the same weights."""
+        """Say whether tables may show an entry: those of a row are of the same weights, and of one person's seeds."""
         return not self.why(entry)
 
     def why(self, entry: Entry) -> str:
         """Return in which weights an entry differs from those that tables show; empty where it does not."""
-        key = _training(entry)
-        if key is None or (own := self.of[entry.file, key]) == self.ranked[key]:
+        own, row = self.of[_place(entry)]
+        ranked = self.ranked[own.recipe, own.seed]
+        shown = self.shown[row]
+        if person(self.owners[own._replace(fingerprint=ranked)].who) != person(shown.who):
+            return (
+                f"another seed ({own.seed:,}) of the same recipe, by {entry.who}; a row averages those of {shown.who}"
+            )
+        if own.fingerprint == ranked:
             return ""
-        return f"other weights of the same recipe ({own[:8]}, ranked are {self.ranked[key][:8]})"
+        return f"other weights of the same recipe ({own.fingerprint[:_DIGITS]}, ranked are {ranked[:_DIGITS]})"
+
+    def may_be_one(self, entry: Entry, other: Entry) -> bool:
+        """Say whether two entries are of the same weights, as far as is known: a run file does not name them."""
+        own, its = (self.of[_place(each)][0] for each in (entry, other))
+        return own == its or (own.recipe == its.recipe and not (_names_weights(entry) and _names_weights(other)))
 
 
 def groups(entries: Iterable[Entry]) -> Groups:
-    """Return which entries were measured on the same weights, and which weights count for each training.
+    """Return which entries were measured on the same weights, and which weights count for each recipe and row.
 
-    A receipt names its weights by hash. A run file does not: its weights are those of the receipt that answers the same
-    to every clean image under the same step, else its own.
+    Of a recipe the seeds of one person count, so that nobody adds a seed to what is somebody else's: of two people
+    those on whose networks the most predictions were repeated, then as :func:`_weight` has it. Seeds that they lack may
+    be those of another, in rows that they do not have.
     """
-    own = [entry for entry in sorted(entries, key=order) if _training(entry) is not None]
-    of: dict[tuple[str, str], str] = {}
+    entries = sorted(entries, key=order)
+    of = _networks(entries)
+    members: dict[Network, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        members[of[_place(entry)][0]].append(entry)
+    owners = {network: min(own, key=priority) for network, own in members.items()}
+    ranked: dict[tuple[str, int], str] = {}
+    for network in _by_weight(members, owners):
+        ranked.setdefault((network.recipe, network.seed), network.fingerprint)
+    by_row: dict[_Row, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    shown: dict[_Row, Entry] = {}
+    for entry in entries:
+        network, row = of[_place(entry)]
+        counting = network._replace(fingerprint=ranked[network.recipe, network.seed])
+        # Of a row nothing may be on the weights that count: then it shows nothing.
+        shown.setdefault(row, owners[counting])
+        if network == counting:
+            by_row[row][person(owners[network].who)].append(entry)
+    for row, people in by_row.items():
+        best = max(people.values(), key=_weight)
+        shown[row] = owners[of[_place(best[0])][0]]
+    return Groups(of, ranked, owners, shown)
+
+
+def priority(entry: Entry) -> tuple[int, float, bool, str]:
+    """Return by what it is decided whose some weights are: who is known best, was merged first, or brought them."""
+    return STATES.index(entry.state), entry.arrival, not entry.said.weights, entry.file
+
+
+def _by_weight(members: Mapping[Network, list[Entry]], owners: Mapping[Network, Entry]) -> Iterator[Network]:
+    """Yield the networks of each recipe by person, those of whom the most is known first."""
+    own: dict[tuple[str, str], dict[int, Network]] = defaultdict(dict)
+    for network in sorted(members, key=lambda network: _weight(members[network]), reverse=True):
+        # Of two networks of one person and seed the better known one.
+        own[network.recipe, person(owners[network].who)].setdefault(network.seed, network)
+    networks = [list(seeds.values()) for seeds in own.values()]
+    for each in sorted(networks, key=lambda each: _weight(_all(members, each)), reverse=True):
+        yield from each
+
+
+def _all(members: Mapping[Network, list[Entry]], networks: Iterable[Network]) -> list[Entry]:
+    return list(chain.from_iterable(members[network] for network in networks))
+
+
+def _weight(own: Iterable[Entry]) -> tuple[int, int, int, int, int, float, str]:
+    """Return how much is known of weights: most repeated results come first, then receipts, people and cells.
+
+    Results that were repeated with weights in half precision come behind those with whole ones. Of equals it is those
+    that were merged first, for a hash can be sought.
+    """
+    own = list(own)
+    states = [entry.state for entry in own]
+    receipts = len(states) - states.count("outcomes only")
+    people = {person(entry.who) for entry in own}
+    first = min(entry.arrival for entry in own)
+    whole, halved = states.count("repeated"), states.count("repeated in half")
+    return whole, halved, receipts, len(people), len(states), -first, min(entry.sha256 for entry in own)
+
+
+def _networks(entries: Iterable[Entry]) -> dict[_Place, tuple[Network, _Row]]:
+    """Return the network of each entry, and the row that it is of.
+
+    A receipt names its weights by hash, and so does every result on a file of weights. A run file does not name those
+    of a training: they are those of the receipt that answers the same to every clean image under the same step, else
+    its own.
+    """
+    of: dict[_Place, tuple[Network, _Row]] = {}
     known: dict[_Answers, str] = {}
-    keys = Keys()
+    keys, recipes = Keys(), Once[ModelRef, tuple[str, str]](_recipe)
     runs: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in own:
-        key = _training(entry) or ""
-        if entry.state == "outcomes only":
+
+    def put(entry: Entry, fingerprint: str) -> None:
+        cell, (recipe, _) = entry.result.cell, recipes(entry.result.cell.model)
+        row = keys.text(cell.data), recipe, "" if cell.step is None else keys.text(cell.step)
+        of[_place(entry)] = Network(recipe, cell.seed, fingerprint), row
+
+    for entry in entries:
+        model = entry.result.cell.model
+        _, key = recipes(model)
+        if not _names_weights(entry):
             runs[entry.file, key].append(entry)
-        else:
-            of[entry.file, key] = dict(entry.trained).get(key, entry.sha256)
-            known.setdefault(_Answers.of(entry, key, keys), of[entry.file, key])
-    for (file, key), of_run in sorted(runs.items()):
+            continue
+        fingerprint = dict(entry.trained).get(key, entry.sha256) if isinstance(model.weights, TrainRef) else key
+        put(entry, fingerprint)
+        known.setdefault(_Answers.of(entry, key, keys), fingerprint)
+    for (_, key), of_run in sorted(runs.items()):
         answers = [_Answers.of(entry, key, keys) for entry in of_run if entry.result.clean_bits]
-        of[file, key] = next((known[each] for each in answers if each in known), of_run[0].sha256)
+        fingerprint = next((known[each] for each in answers if each in known), of_run[0].sha256)
+        for entry in of_run:
+            put(entry, fingerprint)
         for each in answers:
-            known.setdefault(each, of[file, key])
-    members: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    for entry in own:
-        key = _training(entry) or ""
-        members[key][of[entry.file, key]].append(entry)
-    return Groups(of, {key: _best(each) for key, each in members.items()})
+            known.setdefault(each, fingerprint)
+    return of
 
 
 class _Answers(NamedTuple):
@@ -79,25 +189,18 @@ class _Answers(NamedTuple):
         return cls(key, keys.text(cell.data), step, entry.result.clean_bits or "")
 
 
-def _training(entry: Entry) -> str | None:
-    """Return the key of the training of an entry's network; ``None`` where its weights are those of a file."""
-    model = entry.result.cell.model
-    return training_key(model) if isinstance(model.weights, TrainRef) else None
+def _recipe(model: ModelRef) -> tuple[str, str]:
+    """Return what seeds of a network have in common, and the key of the training of this one."""
+    if not isinstance(model.weights, TrainRef):
+        return (text := Keys().text(model)), text
+    unseeded = model.model_copy(update={"weights": model.weights.model_copy(update={"seed": 0})})
+    return training_key(unseeded), training_key(model)
 
 
-def _best(members: Mapping[str, list[Entry]]) -> str:
-    """Return which weights count: those with the most repeated results, then receipts, people and cells.
+def _names_weights(entry: Entry) -> bool:
+    """Say whether it is known on which weights an entry was measured, as its file says."""
+    return entry.state != "outcomes only" or not isinstance(entry.result.cell.model.weights, TrainRef)
 
-    Results that were repeated with weights in half precision come behind those with whole ones. Of equals it is those
-    that were merged first, for a hash can be sought.
-    """
 
-    def weight(fingerprint: str) -> tuple[int, int, int, int, int, float, str]:
-        states = [entry.state for entry in members[fingerprint]]
-        receipts = len(states) - states.count("outcomes only")
-        people = {person(entry.who) for entry in members[fingerprint]}
-        first = min(entry.arrival for entry in members[fingerprint])
-        whole, halved = states.count("repeated"), states.count("repeated in half")
-        return whole, halved, receipts, len(people), len(states), -first, fingerprint
-
-    return max(members, key=weight)
+def _place(entry: Entry) -> _Place:
+    return entry.file, entry.result.key

@@ -1,0 +1,194 @@
+"""A row averages the seeds of one person, known equally well, whoever adds seeds, names, copies or weights."""
+
+from math import sqrt
+
+import pytest
+
+from bench.keys import sha256_hex, training_key
+from bench.report.leaderboard.tables import build
+from bench.report.submissions import merge, render
+from bench.report.submissions.form import Submission
+from bench.report.submissions.read import Entry, Submissions
+from tests.report.fabricate import outcomes, result
+
+CLEAN = outcomes(0.9, 100)
+
+
+def measured(who, seed, share, *, state="repeated", weights="", attack="pgd", arrival=1.0, recipe="standard", **more):
+    """Return an entry by somebody, on weights of their own making or those of somebody else."""
+    right = None if attack is None else [a and b for a, b in zip(CLEAN, outcomes(share, 100, seed + 5), strict=True)]
+    passes = 1.0 if attack == "fgsm" else 20.0
+    made = result(
+        recipe, attack, clean=CLEAN, adversarial=right, seed=seed, recipe=recipe, **{"forwards": passes} | more
+    )
+    name = f"{who}/{recipe}-{attack}-{seed}.receipt"
+    fingerprint = sha256_hex(weights or who, str(seed), recipe)
+    trained = ((training_key(made.cell.model), fingerprint),)
+    sha256 = sha256_hex(name, state, str(more))
+    return Entry(made, who, Submission(), name, sha256, sha256, state, state, trained, arrival=arrival, folder=who)
+
+
+def tables(*entries):
+    merged = merge.merged(Submissions(list(entries), (), []))
+    return build(merged.ranked).tables, merged
+
+
+def pgd(*entries):
+    """Return the number under PGD of the only row, and who counts and who does not."""
+    (table,), merged = tables(*entries)
+    (row,) = table.rows
+    (column,) = [column.id for column in table.columns if column.label == "pgd"]
+    counting = {entry.who for own in merged.sources.values() for entry in own}
+    return row.values[column], counting, [(each.entry.who, each.why) for each in merged.differing]
+
+
+ADA = [measured("Ada", seed, share, seconds=0.001 * (seed + 1)) for seed, share in enumerate((0.5, 0.4, 0.3))]
+COUNT = [sum(entry.result.outcomes_under_attack) for entry in ADA]
+
+
+@pytest.mark.parametrize("state", ["repeated", "repeated in half", "consistent", "outcomes only"])
+def test_a_seed_by_somebody_else_is_listed_and_does_not_count(state):
+    before, _, _ = pgd(*ADA)
+    forged = measured("Sam", 7, 0.0, state=state, arrival=0.0)
+    after, counting, differing = pgd(*ADA, forged)
+    assert before == after and counting == {"Ada"} and after.footnotes == ()
+    assert differing == [("Sam", "another seed (7) of the same recipe, by Sam; a row averages those of Ada")]
+
+
+def test_the_number_is_the_mean_of_the_seeds_of_one_person():
+    value, _, _ = pgd(*ADA, measured("Sam", 7, 0.0))
+    mean = sum(COUNT) / 300
+    assert value.number == pytest.approx(mean, abs=1e-12)
+    assert value.spread == pytest.approx(sqrt(sum((each / 100 - mean) ** 2 for each in COUNT) / 2), abs=1e-12)
+
+
+def test_who_copies_all_seeds_and_adds_one_does_not_get_the_row():
+    copies = [
+        measured("Sam", seed, share, weights="Ada", seconds=0.1 + seed, arrival=2.0)
+        for seed, share in enumerate((0.5, 0.4, 0.3))
+    ]
+    before, _, _ = pgd(*ADA)
+    after, counting, differing = pgd(*ADA, *copies, measured("Sam", 7, 0.0, arrival=2.0))
+    assert (after.number, after.spread) == (before.number, before.spread) and counting == {"Ada", "Sam"}
+    assert [who for who, _ in differing] == ["Sam"]
+
+
+def test_a_person_of_whom_less_is_known_counts_as_the_only_one():
+    value, counting, _ = pgd(*(entry._replace(state="consistent") for entry in ADA))
+    assert counting == {"Ada"} and value.number == pytest.approx(sum(COUNT) / 300) and "not-repeated" in value.footnotes
+
+
+def test_a_seed_under_the_same_name_of_which_less_is_known_is_listed():
+    before, _, _ = pgd(*ADA)
+    after, _, differing = pgd(*ADA, measured(" ada ", 7, 0.0, state="consistent"))
+    assert before == after
+    assert differing == [(" ada ", "another seed (7) of the same recipe, of which less is known")]
+
+
+def test_two_people_with_three_seeds_each_have_the_numbers_of_one_store():
+    """Each has rows of their own and all have the weights verified; nothing is marked, and all is as in one store."""
+    honest = []
+    for who, recipe in (("Ada", "standard"), ("Bob", "pgd-at")):
+        for seed in range(3):
+            for attack in (None, "pgd", "fgsm"):
+                share = 0.3 + 0.1 * seed + 0.05 * (attack == "fgsm")
+                honest.append(measured(who, seed, share, attack=attack, recipe=recipe, seconds=0.001 * (seed + 1)))
+    # Bob also measures what Ada has, on her weights.
+    honest += [measured("Bob", seed, 0.3 + 0.1 * seed, weights="Ada", seconds=0.01 * (seed + 1)) for seed in range(3)]
+    (table,), merged = tables(*honest)
+    (plain,) = build(entry.result for entry in honest[:18]).tables
+    assert not merged.differing and not merged.superseded and not merged.remarks
+    assert [(row.defense, row.access, row.values) for row in table.rows] == [
+        (row.defense, row.access, row.values) for row in plain.rows
+    ]
+    assert table.ranking == plain.ranking and table.ranking is not None and table.columns == plain.columns
+    for row in table.rows:
+        own = [
+            e.result for e in honest[:18] if e.result.names.defense == row.defense and e.result.names.attack == "pgd"
+        ]
+        counts = [sum(each.outcomes_under_attack) for each in own]
+        (column,) = [column.id for column in table.columns if column.label == "pgd"]
+        assert row.values[column].number == pytest.approx(sum(counts) / 300, abs=1e-12)
+
+
+def test_two_people_with_seeds_and_weights_of_their_own_are_not_mixed():
+    bob = [measured("Bob", seed, 0.8, seconds=0.01 * (seed + 1), arrival=2.0) for seed in (1, 2, 3)]
+    before, _, _ = pgd(*ADA)
+    after, counting, differing = pgd(*ADA, *bob)
+    assert before == after and counting == {"Ada"}
+    whys = dict(zip((1, 2, 3), (why for _, why in sorted(differing, key=lambda each: "seed" in each[1])), strict=True))
+    assert [why.partition(" (")[0] for why in whys.values()] == [
+        "other weights of the same recipe",
+        "other weights of the same recipe",
+        "another seed",
+    ]
+    # Another network says nothing of this one, so it marks nothing.
+    assert after.footnotes == ()
+    # Of whom more was repeated, they count.
+    more = [measured("Bob", seed, 0.8, attack="fgsm", arrival=2.0) for seed in (1, 2, 3)]
+    assert pgd(*ADA, *bob, *more)[1] == {"Bob"}
+
+
+def test_seeds_of_an_attack_on_one_file_of_weights_are_of_one_person():
+    from bench.types import WeightsRef
+
+    def on_file(entry):
+        weights = WeightsRef(name="weights:net.safetensors", sha256="ab" * 32)
+        cell = entry.result.cell
+        model = cell.model.model_copy(update={"weights": weights})
+        cell = cell.model_copy(update={"model": model, "attack": cell.attack.model_copy(update={"model": model})})
+        return entry._replace(result=entry.result.model_copy(update={"cell": cell}), trained=())
+
+    own = [*map(on_file, ADA)]
+    before, _, _ = pgd(*own)
+    after, counting, differing = pgd(*own, on_file(measured("Sam", 7, 0.0)))
+    assert before == after and counting == {"Ada"} and [who for who, _ in differing] == ["Sam"]
+
+
+def test_a_row_that_somebody_lacks_may_have_seeds_of_another():
+    steps = [
+        measured("Bob", seed, 0.2, step="jpeg", access="adaptive", recipe="standard", seconds=0.1 + seed)
+        for seed in (4, 5)
+    ]
+    (table,), merged = tables(*ADA, *steps)
+    assert not merged.differing and len(table.rows) == 2
+    # Not even for a step: two networks of one seed would be compared as if they were one.
+    same = [measured("Bob", 1, 0.2, step="jpeg", access="adaptive", recipe="standard")]
+    (table,), merged = tables(*ADA, *same)
+    assert len(table.rows) == 1 and merged.differing[0].why.startswith("other weights of the same recipe")
+
+
+def test_the_page_lists_seeds_of_others_with_their_number():
+    merged = tables(*ADA, measured("Sam", 7, 0.0))[1]
+    people = render.contributions(Submissions(ADA, (), []), merged)
+    (listed,) = [each for each in people.lists if each.title == "Measured differently"]
+    (item,) = listed.items
+    assert item.what.endswith(", 0.0 %") and item.who == "Sam" and item.why.startswith("another seed (7)")
+
+
+@pytest.mark.parametrize(("linf", "eps", "flags"), [(0.0, "8/255", ("no-op",)), (0.01, "8/255", ()), (0.0, "0", ())])
+def test_an_attack_that_changed_nothing_is_called_so(linf, eps, flags):
+    entry = measured("Ada", 0, 0.9, eps=eps)
+    metrics = entry.result.metrics.model_copy(update={"mean_linf": linf, "mean_l2": linf})
+    entry = entry._replace(result=entry.result.model_copy(update={"metrics": metrics}))
+    ((ranked,), _) = merge.merged(Submissions([entry], (), []))[:2]
+    assert ranked.flags == flags
+
+
+def test_ends_of_an_interval_are_those_of_counts():
+    entry = measured("Ada", 0, 1.0)
+    metrics = entry.result.metrics.model_copy(
+        update={"accuracy_under_attack": 1 - 1e-9, "ci_high": 0.9999999999999998, "robust_accuracy": 1.0}
+    )
+    entry = entry._replace(result=entry.result.model_copy(update={"metrics": metrics}))
+    ((ranked,), _) = merge.merged(Submissions([entry], (), []))[:2]
+    assert (ranked.metrics.accuracy_under_attack, ranked.metrics.ci_high) == (1.0, 1.0)
+
+
+def test_passes_that_cannot_be_do_not_take_the_place_of_an_honest_number(monkeypatch):
+    monkeypatch.setattr(merge.passes, "remark", lambda made: None if made.cost.forwards_per_example else "too few")
+    entry = measured("Ada", 0, 0.5)
+    claimed = measured("Eve", 0, 0.1, weights="Ada", forwards=0.0)
+    value, _, differing = pgd(entry, claimed)
+    assert value.number == entry.result.metrics.accuracy_under_attack and [who for who, _ in differing] == ["Eve"]
+    assert value.footnotes == ()
