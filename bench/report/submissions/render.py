@@ -45,8 +45,9 @@ def _source(entry: Entry) -> Source:
 def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     yield Listed(
         "Measured differently",
-        "The same cells by others, with other outcomes. Tables show the one that is known best (predictions repeated, "
-        "then receipts, then run files), of equals the lowest accuracy.",
+        "The same cells by others, with other outcomes, and seeds by others. Tables show the one that is known best "
+        "(predictions repeated, then receipts, then run files), of equals the lowest accuracy, and the seeds of one "
+        "person.",
         tuple(differing_item(each) for each in merged.differing),
     )
     yield Listed(
@@ -64,13 +65,13 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
     yield Listed(
         "Superseded",
-        "Earlier results of the same people.",
+        "Earlier results of the same submissions, and those that another one replaces.",
         tuple(map(superseded_item, merged.superseded)),
     )
     yield Listed(
         "One name",
-        "Folders under one name count as those of one person: newer results of one take the place of the other's, if "
-        "as much is known of them. A name is what people write; whoever merges looks that all are theirs.",
+        "Folders under one name count as those of one person, whose seeds one row averages. A name is what people write; "
+        "whoever merges looks that all are theirs.",
         tuple(
             Item(", ".join(folders), who, f"{len(folders):,} folders under one name, counted as one person")
             for who, folders in under_one_name(submissions.entries).items()
