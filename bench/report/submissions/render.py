@@ -70,8 +70,8 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
     yield Listed(
         "One name",
-        "Folders under one name count as those of one person, whose seeds one row averages. A name is what people write; "
-        "whoever merges looks that all are theirs.",
+        "Folders under one name count as those of one person, whose seeds one row averages. A name is what people "
+        "write; whoever merges looks that all are theirs.",
         tuple(
             Item(", ".join(folders), who, f"{len(folders):,} folders under one name, counted as one person")
             for who, folders in under_one_name(submissions.entries).items()
