@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> int:
 def _compared(args: argparse.Namespace) -> int:
     from bench.report.comparison.compare import compare
     from bench.report.comparison.render import FORMATS
+    from bench.report.doubts import Doubts
     from bench.store.history import read_both
     from bench.store.outputs import write_named
     from bench.types import UsageError
@@ -54,9 +55,12 @@ def _compared(args: argparse.Namespace) -> int:
     display: Display = args.display
     options.require_apart(args.out, [args.base, args.head])
     with display.phase("reading the results"):
-        both = read_both(args.base, args.head)
+        base, head = (
+            each._replace(notes=(*each.notes, *(f"{each.name}: {note}" for note in Doubts(each.results).notes())))
+            for each in read_both(args.base, args.head)
+        )
     with display.phase("comparing"):
-        comparison = compare(*both, args.min_effect, same_within=args.same_within, allow_lost=args.allow_lost)
+        comparison = compare(base, head, args.min_effect, same_within=args.same_within, allow_lost=args.allow_lost)
     if not comparison.changes and not comparison.identical and not any(each.why for each in comparison.lost):
         raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
     with display.phase("writing the comparison"):

@@ -15,6 +15,7 @@ from bench.types import UsageError
 from bench.visible import visible
 
 if TYPE_CHECKING:
+    from bench.report.doubts import Doubts
     from bench.report.timeline.build import Timeline
     from bench.store.runs import Run, RunReader
 
@@ -47,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from bench.report.doubts import Doubts
     from bench.report.timeline.build import build
     from bench.store.outputs import write_named
     from bench.store.runs import RunReader
@@ -54,12 +56,14 @@ def _show(args: argparse.Namespace) -> int:
     display: Display = args.display
     file_format = _format(args)
     options.require_apart(args.out, args.sources or [Path("results/runs")])
-    reader = RunReader(Path.cwd())
+    reader, doubts = RunReader(Path.cwd()), Doubts()
     with display.phase("reading the runs"):
-        timeline = build(_runs(reader, args.sources), Path.cwd(), only=args.only, min_effect=args.min_effect)
-    timeline = replace(timeline, notes=(*reader.notes, *timeline.notes))
+        runs = _looked_at(_runs(reader, args.sources), doubts)
+        timeline = build(runs, Path.cwd(), only=args.only, min_effect=args.min_effect)
+        notes = [*reader.notes, *doubts.notes()]
+    timeline = replace(timeline, notes=(*notes, *timeline.notes))
     # Text shows them on the terminal itself.
-    for note in reader.notes if args.out is not None or file_format != "text" else ():
+    for note in notes if args.out is not None or file_format != "text" else ():
         print(f"warning: {note}", file=sys.stderr)
     with display.phase("writing the timeline"):
         text = _written(timeline, file_format)
@@ -88,6 +92,12 @@ def _runs(reader: RunReader, sources: list[Path]) -> Iterator[Run]:
         yield from reader.recorded()
     for source in sources:
         yield from reader.of(source)
+
+
+def _looked_at(runs: Iterator[Run], doubts: Doubts) -> Iterator[Run]:
+    for run in runs:
+        doubts.look(run.results)
+        yield run
 
 
 def _written(timeline: Timeline, file_format: str) -> str:

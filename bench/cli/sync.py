@@ -7,6 +7,7 @@ import sys
 
 from bench.cli import options
 from bench.display.base import Display
+from bench.visible import visible
 
 _MOST_NAMED = 20
 
@@ -24,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.report.doubts import Doubts
     from bench.store.remote import sync
     from bench.types import UsageError
 
@@ -31,10 +33,13 @@ def main(args: argparse.Namespace) -> int:
     store = options.working_store(args)
     store.check_writable()
     store.warn_of_strangers()
+    doubts = Doubts()
     with display.phase("carrying files") as at:
-        fetched, sent, damaged = sync(store, args.url, lambda name: at(0, name))
+        fetched, sent, damaged = sync(store, args.url, lambda name: at(0, name), lambda result: doubts.look([result]))
     print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")
     print(f"sent {sent.files} files ({sent.size / 1e6:.2f} MB)")
+    for note in doubts.notes():
+        print(f"warning: of what was fetched, {visible(note)}", file=sys.stderr)
     if len(damaged) > 1:
         for text in damaged[:_MOST_NAMED]:
             print(f"warning: {text}", file=sys.stderr)

@@ -74,11 +74,21 @@ class Synced(NamedTuple):
     damaged: list[str]
 
 
-def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> Synced:
+def sync(
+    store: Store,
+    url: str,
+    at: Callable[[str], None] = lambda _: None,
+    fetched_result: Callable[[CellResult], None] = lambda _: None,
+) -> Synced:
     """Fetch what the store lacks and send what the remote lacks.
 
-    Unfinished trainings, failed cells, leases and logs stay where they are. ``at`` is called with a description of each
-    file before it is copied.
+    Unfinished trainings, failed cells, leases and logs stay where they are.
+
+    Args:
+        store: of this side.
+        url: any address that fsspec knows.
+        at: is called with a description of each file before it is copied.
+        fetched_result: is called with each result that was fetched.
 
     Raises:
         UsageError: a run is at work on the store, or the address cannot be reached, read or written.
@@ -92,7 +102,7 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
 
         remote = _Remote(_without_password(url), *url_to_fs(url))
         here = set(_here(store))
-        fetched, bad = _fetch(store, remote, here, at)
+        fetched, bad = _fetch(store, remote, here, at, fetched_result)
         wanted = _wanted(remote, here)
         bad += _unlike(store, remote, (here & remote.sizes.keys()) - wanted, at)
         return Synced(fetched, _send(store, remote, wanted, at), list(dict.fromkeys(bad)))
@@ -107,7 +117,13 @@ def _without_password(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
-def _fetch(store: Store, remote: _Remote, here: set[str], at: Callable[[str], None]) -> tuple[Carried, list[str]]:
+def _fetch(
+    store: Store,
+    remote: _Remote,
+    here: set[str],
+    at: Callable[[str], None],
+    fetched_result: Callable[[CellResult], None],
+) -> tuple[Carried, list[str]]:
     """Fetch every intact file; return the count, and what is wrong with the others."""
     finished = {name for name in remote.sizes if _done_by(name) in remote.sizes}
     names = list(_ordered(finished - here))
@@ -140,6 +156,8 @@ def _fetch(store: Store, remote: _Remote, here: set[str], at: Callable[[str], No
         with store.writing():
             write_atomically(store.root / name, data)
         count, size = count + 1, size + len(data)
+        if name.startswith("cells/"):
+            fetched_result(reading.read_result(data))
     if failed:
         _log.warning("%s: cells that failed there are not fetched: %d", remote.url, failed)
     if alone:

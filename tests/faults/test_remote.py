@@ -69,6 +69,18 @@ def test_a_fresh_machine_has_nothing_left_to_do(tmp_path, done, bucket, capsys):
     assert small.outcome(tmp_path) == small.outcome(done)
 
 
+def test_what_is_not_called_what_it_is_is_fetched_and_said(tmp_path, done, capsys):
+    shutil.copytree(done / "store", tmp_path / "theirs")
+    theirs = Store(tmp_path / "theirs")
+    result = next(each for each in theirs.results() if each.names.attack == "pgd")
+    theirs.put(result.model_copy(update={"names": result.names.model_copy(update={"attack": "pgd[steps=1000]"})}))
+    assert sync(tmp_path, str(tmp_path / "theirs")) == 0
+    (line,) = complaints(capsys.readouterr().err)
+    assert line.startswith("warning: of what was fetched, 1 cell named or stated as no run here would: ")
+    assert line.endswith("it is called pgd[steps=1000], and its steps is 2")
+    assert {each.key for each in Store(tmp_path / "store").results()} == {each.key for each in theirs.results()}
+
+
 def test_of_a_place_that_is_a_store_failed_cells_stay_there(tmp_path, done, caplog):
     shutil.copytree(done / "store", tmp_path / "theirs")
     theirs = Store(tmp_path / "theirs")
