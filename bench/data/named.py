@@ -19,7 +19,7 @@ from bench.data import corrupted, folders, official, parquet
 from bench.data.memo import cache_folder
 from bench.data.rows import DatasetLocation, Source, Split
 from bench.store.files import make_folders
-from bench.types import UsageError
+from bench.types import DataRef, UsageError
 
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -84,6 +84,21 @@ class NamedSet:
             return search(self, folder).location is not None
         except UsageError:
             return False
+
+    def contradicted(self, data: DataRef) -> str | None:
+        """Return how a reference to some of its images cannot be one, in one line; ``None`` where it can.
+
+        Of another size or in other colors they may be, for a configuration may resize them.
+        """
+        total = self.splits.get(data.split)
+        if total is None or data.n > total:
+            return f"{data.name} has {total or 0:,} {data.split} images, and {data.n:,} of them are named"
+        if data.num_classes != self.num_classes:
+            return f"{data.name} has {self.num_classes:,} classes, and {data.num_classes:,} are named"
+        is_resized = self.uneven or data.image_shape[1:] != self.image_shape[1:] or data.preprocessing is not None
+        if data.interpolation != "bilinear" and not is_resized:
+            return f"{data.name} has images of that size, and they are said to be resized ({data.interpolation})"
+        return None
 
 
 class Search(NamedTuple):

@@ -4,6 +4,9 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
+from bench.data.rows import sha_of_rows
 from bench.keys import EVALUATION_VERSION, identity, key_of, sha256_hex
 from bench.outcomes import Distances, Outcomes
 from bench.stats import wilson
@@ -139,7 +142,9 @@ def result(
         weights=TrainRef(
             recipe=method("recipe", recipe, recipe_params),
             schedule=Schedule(epochs=epochs),
-            data=data.model_copy(update={"split": "train", "n": train_n or n}),
+            data=data.model_copy(
+                update={"split": "train", "n": train_n or n, "indices_sha": sha_of_rows(np.arange(train_n or n))}
+            ),
             seed=seed,
         ),
     )

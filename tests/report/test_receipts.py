@@ -812,7 +812,9 @@ def test_without_weights_or_the_set_it_says_what_was_not_checked(folder, tmp_pat
 
     def elsewhere(body):
         cell = body["result"]["cell"]
-        body["result"]["names"]["dataset"] = cell["data"]["name"] = cell["attack"]["data"]["name"] = "folder:images"
+        body["result"]["names"]["dataset"] = "folder:images"
+        for images in of_images(cell):
+            images["name"] = "folder:images"
 
     # Names of sets are in no key.
     other = forged(
@@ -824,6 +826,12 @@ def test_without_weights_or_the_set_it_says_what_was_not_checked(folder, tmp_pat
     )
     assert verify(folder, other) == 1
     assert "left its budget" in capsys.readouterr().out
+
+
+def of_images(cell):
+    """Return all references to images in a cell: those that were measured, and those of trainings."""
+    trainings = [model["weights"]["data"] for model in (cell["model"], cell["attack"]["model"])]
+    return [cell["data"], cell["attack"]["data"], *trainings]
 
 
 def invented(arrays):

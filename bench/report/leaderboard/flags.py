@@ -13,9 +13,10 @@ Result = TypeVar("Result", bound=Measured)
 #: Flags of results by strangers of which little is known: they are shown with these marks, and are not ranked.
 NOT_REPEATED = "not-repeated"
 NOT_PLAUSIBLE = "not-plausible"
+IMAGES_NOT_COMPARED = "images-not-compared"
 #: Of an attack that changed nothing.
 NO_OP = "no-op"
-UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE})
+UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED})
 
 MEANINGS: Mapping[str, str] = {
     "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
@@ -30,6 +31,7 @@ MEANINGS: Mapping[str, str] = {
     "classes-capped": "fewer classes than the attack is to aim at",
     "clean-measured-differently": "another submission, of which as much is known, has other clean outcomes",
     "earlier-attack-failed": "an attack before it in its suite failed",
+    "images-not-compared": "the set was not there: nobody saw whether the images are its own",
     "loss-not-rising": "the attack never lowered a margin",
     "masked-gradients": "gradients mislead on a tenth of the images or more, which got all of AutoAttack",
     "measured-differently": "another submission, of which as much is known, has other outcomes for it",
@@ -57,6 +59,7 @@ OF_ANSWERS = frozenset(
         "batch-dependent",
         "catastrophic-overfitting",
         "clean-measured-differently",
+        "images-not-compared",
         "no-catastrophic-overfitting",
         "not-deterministic",
         "not-repeated",

@@ -52,6 +52,7 @@ def checked(
     findings += verdict.of_budget(receipt, arrays)
     findings += [*verdict.of_names(receipt), *verdict.of_date(receipt), *verdict.of_passes(receipt)]
     findings += images.compared(receipt, arrays, data_folder, trusted=trusted)
+    findings += images.trained(receipt, data_folder, trusted=trusted)
     findings.append(repeat.code(cell, trusted=trusted))
     if own is None:
         unasked = Finding("weights", "not checked", "predictions not repeated, costs not counted: give --weights FILE")

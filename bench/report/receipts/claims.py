@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from bench.data import named_set
 from bench.data.rows import sha_of_rows
 from bench.keys import DRAWS, Keys, models_of, training_key
 from bench.report.receipts import form
+from bench.report.receipts.datasets import wrong_images
 from bench.report.receipts.form import Claims
 from bench.report.receipts.methods import impossible
 from bench.report.receipts.names import misnamed
@@ -63,6 +65,7 @@ def _of_names(claims: Claims) -> Iterator[str]:
             "or image list is named than was measured"
         )
     yield from misnamed(result)
+    yield from wrong_images(result.cell)
     # Whether its images keep to their budget is seen in the images.
     yield from impossible(result, has_images=True)
     yield from _of_weights(claims)
@@ -122,6 +125,9 @@ def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
         yield f"it counts rows twice: its {len(rows):,} images are {len(np.unique(rows)):,} rows of the set"
     if sha_of_rows(rows) != data.indices_sha:
         yield "its rows are not those that its cell names by their hash"
+    named = named_set(data.name)
+    if named is not None and rows.max() >= named.splits.get(data.split, 0):
+        yield f"it has row {rows.max()}, and {data.name} has {named.splits.get(data.split, 0):,} {data.split} images"
     if data.subset == "first" and (other := np.flatnonzero(rows != np.arange(data.n))).size:
         yield (
             f"it says that its images are the first {data.n:,} of the set, and its image {other[0]:,} is row "

@@ -79,12 +79,10 @@ def verdict_beside(receipt: Receipt) -> Verdict | None:
     return next((each for each in get_args(Verdict) if each == body.get("verdict")), None)
 
 
-def are_halved_beside(receipt: Receipt) -> bool:
-    """Say whether the report beside a receipt is of predictions with weights in half precision."""
+def findings_beside(receipt: Receipt) -> list[dict[str, Any]]:
+    """Return the findings of the report beside a receipt; none where there is no such report."""
     findings = _beside(receipt).get("findings")
-    return isinstance(findings, list) and any(
-        isinstance(each, dict) and (each.get("check"), each.get("state")) == ("weights", "said") for each in findings
-    )
+    return [each for each in findings if isinstance(each, dict)] if isinstance(findings, list) else []
 
 
 def _beside(receipt: Receipt) -> dict[str, Any]:

@@ -31,6 +31,7 @@ Check = Literal[
     "date",
     "passes",
     "images",
+    "training",
     "code",
     "weights",
     "costs",

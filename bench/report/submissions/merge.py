@@ -14,11 +14,12 @@ from itertools import chain
 from typing import NamedTuple
 
 from bench.keys import Keys
-from bench.report.leaderboard.flags import NO_OP, NOT_PLAUSIBLE, NOT_REPEATED
+from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NO_OP, NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.identity import identified
+from bench.report.submissions.images import of_one_set
 from bench.report.submissions.read import REPEATED, STATES, Entry, LeftOut, Submissions, order, person
 from bench.stats import wilson
 from bench.types import Cell, CellResult, MethodRef, ModelRef, TrainRef, WeightsRef
@@ -86,7 +87,7 @@ def merged(submissions: Submissions) -> Merged:
     submissions = submissions._replace(entries=[*map(_exact, submissions.entries)])
     entries, taken = _withdrawn(submissions)
     like_withdrawn = _like_withdrawn(entries, taken)
-    entries = _measured_once(identified(entries), remarks)
+    entries = _measured_once(of_one_set(identified(entries), remarks), remarks)
     entries, superseded = _replaced(entries, unreplaced)
     entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)
@@ -207,6 +208,8 @@ def _unproven(entry: Entry) -> Iterator[str]:
     """Yield the flags of a result of which little is known."""
     if entry.state not in REPEATED:
         yield NOT_REPEATED
+    if not entry.are_images_known:
+        yield IMAGES_NOT_COMPARED
     if passes.remark(entry.result) is not None:
         yield NOT_PLAUSIBLE
 

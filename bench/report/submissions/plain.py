@@ -7,24 +7,25 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
-from bench.report.leaderboard.flags import NOT_REPEATED
+from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NOT_REPEATED
 from bench.report.leaderboard.tables import Board, Table
 from bench.report.receipts.form import ADVERSARIAL
 from bench.report.receipts.read import Receipt
-from bench.report.receipts.table import are_halved_beside, verdict_beside
-from bench.report.receipts.verdict import Verdict
-from bench.report.submissions import merge, render
+from bench.report.receipts.table import findings_beside, verdict_beside
+from bench.report.submissions import merge, render, reports
 from bench.report.submissions.form import Submission
-from bench.report.submissions.read import REPEATED, Entry, State, Submissions, distinct, require_possible
+from bench.report.submissions.read import (
+    REPEATED,
+    Entry,
+    State,
+    Submissions,
+    clean_images_of,
+    distinct,
+    require_possible,
+    state_of,
+)
 from bench.types import CellResult, UsageError
 
-#: What a verdict makes known of a result.
-_STATES: Mapping[Verdict | None, State] = {
-    "holds": "repeated",
-    "holds within round-off": "repeated",
-    "holds as far as it was checked": "consistent",
-    None: "unchecked",
-}
 _LEFT_OUT = "left out: "
 _NOBODY = "somebody who is not named"
 
@@ -86,8 +87,7 @@ def counted(receipts: Iterable[Receipt]) -> Counted:
     kept: list[Receipt] = []
     for key, own in merged.sources.items():
         kept += (_under(by_file[entry.file], key) for entry in own)
-    is_verified = any(entry.state in REPEATED for entry in entries)
-    return Counted(merged.ranked if is_verified else [*map(_unmarked, merged.ranked)], kept, lines)
+    return Counted([*_marked(merged.ranked, entries)], kept, lines)
 
 
 def _entry(receipt: Receipt) -> Entry:
@@ -100,10 +100,24 @@ def _entry(receipt: Receipt) -> Entry:
     words = f"verified: {verdict}" if verdict else "not verified"
     file, sha256 = str(receipt.path), receipt.sha256
     trained, halved = (tuple(sorted(each.items())) for each in (receipt.claims.trained, receipt.claims.halved))
-    state = _STATES[verdict]
-    if state == "repeated" and are_halved_beside(receipt):
-        state, words = "repeated in half", f"{words}, with weights in half precision"
-    entry = Entry(receipt.result, who, Submission(), file, sha256, sha256, state, words, trained, halved)
+    shown = reports.shown(findings_beside(receipt))
+    state: State = "unchecked" if verdict is None else state_of(shown)
+    if state == "repeated in half":
+        words += ", with weights in half precision"
+    entry = Entry(
+        receipt.result,
+        who,
+        Submission(),
+        file,
+        sha256,
+        sha256,
+        state,
+        words,
+        trained,
+        halved,
+        clean_images_of(receipt),
+        shown.are_images_known,
+    )
     # Whose the receipts of a folder are nobody knows, so that none takes the place of another for its date.
     return entry._replace(folder=file, images=receipt.claims.sha256[ADVERSARIAL])
 
@@ -126,7 +140,10 @@ def _under(receipt: Receipt, key: str) -> Receipt:
     return replace(receipt, claims=receipt.claims.model_copy(update={"result": result}))
 
 
-def _unmarked(result: CellResult) -> CellResult:
-    """Return a result without the mark that nobody repeated it, which tells nothing where that is so of all."""
-    flags = tuple(flag for flag in result.flags if flag != NOT_REPEATED)
-    return result.model_copy(update={"flags": flags})
+def _marked(results: Iterable[CellResult], entries: Iterable[Entry]) -> Iterator[CellResult]:
+    """Yield results without the marks that tell nothing, as they are so of all: nobody repeated or compared any."""
+    entries = list(entries)
+    untold = set() if any(entry.state in REPEATED for entry in entries) else {NOT_REPEATED}
+    untold |= set() if any(entry.are_images_known for entry in entries) else {IMAGES_NOT_COMPARED}
+    for result in results:
+        yield result.model_copy(update={"flags": tuple(flag for flag in result.flags if flag not in untold)})

@@ -23,7 +23,8 @@ from typing import Literal, NamedTuple
 from bench.keys import Keys
 from bench.report.receipts import passes
 from bench.report.receipts.check import checked
-from bench.report.receipts.form import ADVERSARIAL
+from bench.report.receipts.datasets import wrong_images
+from bench.report.receipts.form import ADVERSARIAL, CLEAN, LABELS
 from bench.report.receipts.methods import impossible
 from bench.report.receipts.names import misnamed
 from bench.report.receipts.read import Receipt
@@ -80,6 +81,8 @@ class Entry(NamedTuple):
         words: the same for readers.
         trained: of a receipt, the SHA-256 of the weights by the key of their training.
         halved: the same of these weights in half precision, where it states them.
+        clean_images: of a receipt, the SHA-256 of its clean images and of their labels.
+        are_images_known: whether these were compared with their set; of a run file, which has none, it is not asked.
         arrival: the place of its file in the order in which the branch got them; infinite where git knows of none.
         is_unreported: whether it is a receipt on which there is no report of this side and version.
         folder: the submission that it is of, within which a newer result counts; of a receipt alone, that.
@@ -96,6 +99,8 @@ class Entry(NamedTuple):
     words: str
     trained: tuple[tuple[str, str], ...] = ()
     halved: tuple[tuple[str, str], ...] = ()
+    clean_images: tuple[str, ...] = ()
+    are_images_known: bool = True
     arrival: float = inf
     is_unreported: bool = False
     folder: str = ""
@@ -323,20 +328,28 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         path.relative_to(root).as_posix(),
         receipt.sha256,
         files.file_sha256(path, MOST_BYTES),
-        _state(shown),
+        state_of(shown),
         _words(receipt, folder, shown),
         tuple(sorted(receipt.claims.trained.items())),
         tuple(sorted(receipt.claims.halved.items())),
+        clean_images_of(receipt),
+        shown.are_images_known,
         is_unreported=shown.unrepeated == NOT_YET,
         folder=folder.name,
         images=receipt.claims.sha256[ADVERSARIAL],
     )
 
 
-def _state(shown: reports.Shown) -> State:
+def state_of(shown: reports.Shown) -> State:
+    """Return what a report makes known of a receipt that it does not refute."""
     if not shown.is_repeated:
         return "consistent"
     return "repeated in half" if shown.are_halved else "repeated"
+
+
+def clean_images_of(receipt: Receipt) -> tuple[str, ...]:
+    """Return the hashes of the clean images and labels of a receipt, which receipts of one list have in common."""
+    return tuple(receipt.claims.sha256[name] for name in (CLEAN, LABELS))
 
 
 class _Checks(NamedTuple):
@@ -414,7 +427,7 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
         require_possible(path, result)
         if protocol(result, keys) == "unknown":
             raise UsageError(f"{path}: {result.names}: its key is not that of its cell")
-        for why in chain(misnamed(result), impossible(result)):
+        for why in chain(misnamed(result), impossible(result), wrong_images(result.cell)):
             raise UsageError(f"{path}: {result.names}: {why}")
     sha256 = hashlib.sha256(data).hexdigest()
     who = distinct(folder.said.who or folder.name)

@@ -1,0 +1,248 @@
+"""What is known of a submitted receipt is true: honest ones are never accused, and false claims on images are seen."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from bench.cli import command, main
+from bench.data.rows import sha_of_rows
+from bench.keys import training_key
+from bench.report.leaderboard.tables import build
+from bench.report.receipts.read import Contradiction, read
+from bench.report.render.latex import latex
+from bench.report.submissions import merge, render
+from bench.report.submissions import read as submitted
+from bench.types import ModelRef
+from tests.report.test_receipts import forged, of_images, with_key
+from tests.schedule import small
+
+#: Two seeds; steps that do not draw, that draw and that train; attacks of two norms, with a target and from a source.
+HONEST = f"""
+schema = 1
+name = "honest"
+seeds = [0, 1]
+{small.DIGITS}
+[train]
+epochs = 2
+batch = 50
+lr = 0.05
+eps = "0.1"
+
+[[defenses]]
+use = "standard"
+
+[[defenses]]
+use = "jpeg"
+quality = 50
+
+[[defenses]]
+use = "resize-pad"
+
+[[defenses]]
+use = "tpap"
+beta = "0.1"
+
+[[attacks]]
+use = "fgsm"
+eps = "0.1"
+
+[[attacks]]
+use = "pgd"
+eps = "0.1"
+steps = 2
+target = "second"
+
+[[attacks]]
+use = "pgd"
+norm = "l2"
+eps = "0.5"
+steps = 2
+access = ["transfer"]
+source = "standard"
+"""
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A store, and a submission of all its receipts with the weights of every training."""
+    folder = tmp_path_factory.mktemp("honest")
+    assert small.run(folder, text=HONEST) == 0
+    root = folder / "submissions" / "ada"
+    store = ("--store", str(folder / "store"))
+    assert main(["export", "receipt", "digits", *store, "--out", str(root), "--by", "Ada"]) == 0
+    names = []
+    for path in sorted((folder / "store" / "train").glob("*/weights.safetensors")):
+        names.append(f"w{len(names)}.safetensors")
+        shutil.copy(path, root / names[-1])
+    (root / "submission.toml").write_text(f'who = "Ada"\nweights = {names}\n', encoding="utf-8")
+    return folder
+
+
+def verified(root, out, capsys):
+    capsys.readouterr()
+    code = main(["verify", str(root), "--device", "cpu", "--out", str(out)])
+    lines = (line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    return code, {line.split(": ", 1)[0]: (state, line.split(": ", 1)[1]) for state, line in lines}
+
+
+def test_no_honest_receipt_is_accused(honest, tmp_path, capsys):
+    code, lines = verified(honest / "submissions", tmp_path / "out", capsys)
+    assert code == 0 and len(lines) > 20
+    assert {state for state, _ in lines.values()} == {"holds"}
+    assert {words for _, words in lines.values()} == {"predictions repeated"}
+
+
+def receipt(folder, name):
+    return next(path for path in sorted((folder / "submissions" / "ada").glob("*.receipt")) if name in path.name)
+
+
+def as_cifar(body):
+    """Call the images CIFAR-10, of which no copy is here, in grey and made small."""
+    cell = body["result"]["cell"]
+    body["result"]["names"]["dataset"] = "cifar10"
+    for images in of_images(cell):
+        images["name"] = "cifar10"
+    with_key(body)
+
+
+def submit(root, name, source, **more):
+    (root / name).mkdir(parents=True)
+    (root / name / "submission.toml").write_text(f'who = "{name}"\n', encoding="utf-8")
+
+    def own(body):
+        as_cifar(body)
+        body["result"]["cost"]["seconds_per_example"] *= 1 + sum(map(ord, name)) / 1000
+        more.get("claims", lambda body: None)(body)
+
+    return forged(source, root / name / "a.receipt", own, more.get("arrays", lambda arrays: None))
+
+
+def test_a_number_whose_images_nobody_compared_is_marked_and_not_ranked(honest, tmp_path, capsys):
+    root, out = tmp_path / "submissions", tmp_path / "out"
+    shutil.copytree(honest / "submissions" / "ada", root / "ada")
+    for path in (root / "ada").glob("*.receipt"):
+        if "-fgsm-" in path.name and "tpap" not in path.name:
+            forged(path, path, as_cifar)
+        else:
+            path.unlink()
+    code, lines = verified(root, out, capsys)
+    assert code == 0
+    assert {words for _, words in lines.values()} == {"predictions repeated; images not compared with their set"}
+    found = submitted.read(root, out, command.version())
+    merged = merge.merged(found)
+    assert {result.flags for result in merged.ranked} >= {("images-not-compared",)}
+    assert all("images-not-compared" in result.flags for result in merged.ranked)
+    board, people = build(merged.ranked), render.contributions(found, merged)
+    for table in board.tables:
+        assert table.ranking is None
+        shown = [column for column in table.columns if column.unit == "accuracy"]
+        numbers = [row.values[column.id] for row in table.rows for column in shown if column.id in row.values]
+        assert all("images-not-compared" in number.footnotes for number in numbers if number.number is not None)
+        assert not any(table.mark(row, column) for row in table.rows for column in shown)
+    texts = [write(board, people) for write in render.FORMATS.values()]
+    assert all("images-not-compared" in text for text in (*texts, latex(board)))
+
+
+def test_of_two_lists_of_one_set_with_other_images_one_counts(honest, tmp_path):
+    source, root = receipt(honest, "standard-fgsm-white"), tmp_path / "submissions"
+
+    def relabelled(arrays):
+        # Wrong as before, so that all outcomes stay.
+        wrong = np.flatnonzero(
+            (arrays["predictions_clean"] != arrays["labels"]) & (arrays["predictions_adversarial"] != arrays["labels"])
+        )[0]
+        taken = {arrays[f"predictions_{name}"][wrong] for name in ("clean", "adversarial")} | {arrays["labels"][wrong]}
+        arrays["labels"][wrong] = min(set(range(10)) - taken)
+
+    submit(root, "ada", source)
+    submit(root, "bob", source)
+    submit(root, "mia", source, arrays=relabelled)
+    entries = submitted.read(root, None, command.version()).entries
+    assert {entry.file for entry in entries} == {"ada/a.receipt", "bob/a.receipt", "mia/a.receipt"}
+
+    def outcome(**changes):
+        own = [entry._replace(**changes.get(entry.file[:3], {})) for entry in entries]
+        merged = merge.merged(submitted.Submissions(own, (), []))
+        (counted,) = merged.sources.values()
+        return {each.file[:3]: each.words for each in counted}, {each.file[:3]: each.why for each in merged.remarks}
+
+    counted, remarks = outcome(ada={"arrival": 2}, bob={"arrival": 3}, mia={"arrival": 1})
+    assert set(counted) == {"mia"} and set(remarks) == {"ada", "bob"}
+    assert "has other clean images or labels than mia/a.receipt, which was merged first" in remarks["ada"]
+    assert "; ada/a.receipt has other images of the same rows" in counted["mia"]
+    counted, remarks = outcome(ada={"arrival": 2, "are_images_known": True}, mia={"arrival": 1})
+    assert set(counted) == {"ada", "bob"} and "which was compared with its set" in remarks["mia"]
+    # Nobody is left out for what was withdrawn.
+    mia = next(entry for entry in entries if entry.file.startswith("mia"))
+    withdrawal = submitted.Withdrawal(sha256=mia.sha256, reason="not CIFAR-10", date="2026-01-01")
+    merged = merge.merged(submitted.Submissions(entries, (withdrawal,), []))
+    assert not merged.remarks and [len(own) for own in merged.sources.values()] == [2]
+
+
+def of(what, **changes):
+    def change(body):
+        cell = body["result"]["cell"]
+        for images in of_images(cell)[:2] if what == "images" else of_images(cell)[2:]:
+            images.update(changes)
+        with_key(body)
+        keys = [training_key(ModelRef.model_validate(cell["model"]))]
+        for name in ("trained", "halved"):
+            body[name] = dict.fromkeys(keys, next(iter(body[name].values())))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (of("training", n=1_000_000), "digits has 1,297 train images, and 1,000,000 of them are named"),
+        (of("training", n=1_000), "names other rows"),
+        (of("training", split="test"), "trained on digits test, and a run trains on the train split of digits"),
+        (of("training", name="cifar10"), "trained on cifar10 train, and a run trains"),
+        (of("training", image_shape=(1, 16, 16)), "trained on images of another shape"),
+        (of("training", num_classes=11), "digits has 10 classes, and 11 are named"),
+        (of("images", num_classes=100), "digits has 10 classes, and 100 are named"),
+        (of("images", interpolation="bicubic"), "they are said to be resized (bicubic)"),
+    ],
+)
+def test_what_is_known_of_a_set_is_not_stated_otherwise(honest, tmp_path, change, why):
+    path = forged(receipt(honest, "standard-fgsm-white"), tmp_path / "f.receipt", change)
+    with pytest.raises(Contradiction) as error:
+        read(path)
+    assert why in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_that_a_set_does_not_have_are_refused(honest, tmp_path):
+    def far(arrays):
+        arrays["rows"][-1] = 500
+
+    def listed(body):
+        sha256 = sha_of_rows(np.array([*range(139), 500]))
+        for images in of_images(body["result"]["cell"])[:2]:
+            images.update(indices_sha=sha256, subset="stratified")
+        with_key(body)
+
+    with pytest.raises(Contradiction, match="it has row 500, and digits has 500 test images"):
+        read(forged(receipt(honest, "standard-fgsm-white"), tmp_path / "f.receipt", listed, far))
+
+
+def test_training_images_are_compared_with_those_that_are_here(honest, tmp_path, capsys):
+    path = receipt(honest, "standard-fgsm-white")
+
+    def said(change):
+        capsys.readouterr()
+        code = main(["verify", str(forged(path, tmp_path / "f.receipt", change))])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if " training: " in line]
+        return code, line.strip()
+
+    what = "100 images of digits train"
+    assert said(lambda body: None)[1].startswith(f"holds        training: {what} on this machine have the hash")
+    assert said(of("training", data_sha="0" * 64)) == (
+        1,
+        f"refuted      training: it says that it was trained on {what}, and those on this machine are others",
+    )
+    code, line = said(of("training", subset="stratified"))
+    assert code == 1 and line.endswith("and names other rows than 'stratified' takes from them")
+    code, line = said(as_cifar)
+    assert code == 0 and line.startswith("said         training: it says that it was trained on 100 images of cifar10")
