@@ -27,7 +27,7 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         UsageError: the options do not go together, or the folder cannot be used as a whole.
     """
     from bench.report.leaderboard.view import build
-    from bench.report.submissions import merge, read, render
+    from bench.report.submissions import merge, read, remarks, render
     from bench.store.outputs import write_named
 
     if args.submissions is None:
@@ -41,7 +41,7 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
     with args.display.phase("making the tables"):
         merged = merge.merged(found)
         people = render.contributions(found, merged)
-        board = build(merged.ranked, (), view)
+        board = remarks.said_below(build(merged.ranked, (), view), merged)
     for each in (*found.left_out, *merged.remarks):
         print(visible(f"left out: {each.file}: {each.why}"), file=sys.stderr)
     for each in (*merged.unreplaced, *merged.like_withdrawn):
@@ -72,7 +72,7 @@ def verify(args: argparse.Namespace) -> int:
         UsageError: the options do not go together, or the folder cannot be used as a whole.
     """
     from bench.report.receipts.weights import Hashes
-    from bench.report.submissions.verify import Checker, no_longer_withdrawn
+    from bench.report.submissions.verify import Checker, no_longer_withdrawn, takes_back
 
     if args.out is None:
         raise UsageError(f"{args.receipt[0]} is a folder of submissions: give --out DIR for the reports")
@@ -89,7 +89,8 @@ def verify(args: argparse.Namespace) -> int:
     )
     is_refused = False
     gone = no_longer_withdrawn(args.receipt[0], args.withdrawn) if args.withdrawn else ()
-    for line in chain(gone, checker.lines(args.only)):
+    taken = takes_back(checker, args.withdrawn) if args.withdrawn else ()
+    for line in chain(gone, checker.lines(args.only), taken):
         is_refused = is_refused or line.is_refused
         print(visible(f"{'refused' if line.is_refused else 'holds'}  {line.file}: {line.words}"), flush=True)
     return 1 if is_refused else 0

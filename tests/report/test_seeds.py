@@ -1,13 +1,14 @@
 """A row averages the seeds of one person, known equally well, whoever adds seeds, names, copies or weights."""
 
+from datetime import date
 from math import sqrt
 
 import pytest
 
 from bench.keys import sha256_hex, training_key
 from bench.report.leaderboard.tables import build
-from bench.report.submissions import merge, render
-from bench.report.submissions.form import Submission
+from bench.report.submissions import merge, remarks, render
+from bench.report.submissions.form import Submission, Withdrawal
 from bench.report.submissions.read import Entry, Submissions
 from tests.report.fabricate import outcomes, result
 
@@ -192,3 +193,110 @@ def test_passes_that_cannot_be_do_not_take_the_place_of_an_honest_number(monkeyp
     value, _, differing = pgd(entry, claimed)
     assert value.number == entry.result.metrics.accuracy_under_attack and [who for who, _ in differing] == ["Eve"]
     assert value.footnotes == ()
+
+
+def below(*entries):
+    """Return what stands below the only table about networks and measurements under several names."""
+    merged = merge.merged(Submissions(list(entries), (), []))
+    (table,) = remarks.said_below(build(merged.ranked), merged).tables
+    return [
+        note
+        for note in table.notes
+        if note.startswith("one network") or " are one network" in note or "one mea" in note
+    ]
+
+
+def test_one_file_of_weights_under_two_recipes_is_said():
+    def laundered(entry):
+        ((key, _),) = entry.trained
+        return entry._replace(trained=((key, ADA[0].trained[0][1]),))
+
+    assert below(*ADA, measured("Bob", 0, 0.9, recipe="pgd-at")) == []
+    digits = ADA[0].trained[0][1][:8]
+    line = f"one network under 2 recipes: pgd-at{{}}, standard are of the same weights {digits}"
+    assert below(*ADA, laundered(measured("Bob", 0, 0.9, recipe="pgd-at"))) == [line.format("")]
+    unproven = laundered(measured("Bob", 0, 0.9, recipe="pgd-at", state="consistent"))
+    assert below(*ADA, unproven) == [line.format(" (as is said)")]
+    # A step on a network is of its weights.
+    assert below(*ADA, measured("Bob", 0, 0.2, weights="Ada", step="jpeg", access="adaptive")) == []
+    assert below(ADA[0], laundered(ADA[1])) == [
+        f"standard: seeds 0 and 1 are one network, of the same weights {digits}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_said"),
+    [
+        ({}, {"eps": "4/255"}, True),
+        ({}, {"attack": "fgsm", "attack_params": {}}, True),
+        ({}, {"attack": "square", "attack_params": {"queries": 9}, "weights": "Ada", "who": "Bob"}, True),
+        # Every image broke at once, so that more steps change nothing.
+        ({"share": 0.0}, {"share": 0.0, "attack_params": {"steps": 40, "rule": "any-iterate"}}, False),
+        ({"share": 0.0}, {"share": 0.0, "eps": "4/255"}, True),
+        # The nearest wrong image is one, whatever the bound on it.
+        ({"attack": "ddn", "norm": "l2", "eps": "1"}, {"attack": "ddn", "norm": "l2", "eps": "2"}, False),
+        # Images that were made for the network alone, and the network with a step.
+        ({}, {"step": "jpeg", "access": "static"}, False),
+        ({}, {"eps": "4/255", "images": "b"}, False),
+    ],
+)
+def test_the_same_images_under_two_attacks_are_said(first, second, is_said):
+    entries = []
+    for given in (first, second):
+        more = {"who": "Ada", "seed": 0, "share": 0.5, "images": "a"} | given
+        images = more.pop("images") * 64
+        entries.append(measured(more.pop("who"), more.pop("seed"), more.pop("share"), **more)._replace(images=images))
+    lines = below(*entries)
+    assert len(lines) == is_said
+    if is_said:
+        assert lines[0].startswith("standard, white-box: one measurement, with the same adversarial images: ")
+    # What was not changed at all has a flag of its own.
+    unchanged = []
+    for entry in entries:
+        metrics = entry.result.metrics.model_copy(update={"mean_linf": 0.0})
+        unchanged.append(entry._replace(result=entry.result.model_copy(update={"metrics": metrics})))
+    assert below(*unchanged) == []
+
+
+def taken(*entries, only=False):
+    """Return what is withdrawn, and who counts, where the first entry is withdrawn."""
+    withdrawal = Withdrawal(sha256=entries[0].sha256, reason="a slip", date=date(2026, 11, 28), only=only)
+    merged = merge.merged(Submissions(list(entries), (withdrawal,), []))
+    counting = {entry.who for own in merged.sources.values() for entry in own}
+    return [each.entry.who for each in merged.withdrawn], counting, [each.file for each in merged.like_withdrawn]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "only", "is_struck"),
+    [
+        ("consistent", "repeated", False, False),
+        ("consistent", "consistent", False, True),
+        ("repeated", "repeated", False, True),
+        # A fraud that was repeated does not come back as a copy without weights.
+        ("repeated", "consistent", False, True),
+        ("consistent", "consistent", True, False),
+        ("consistent", "consistent", "Cem", False),
+        ("consistent", "repeated", True, False),
+    ],
+)
+def test_who_withdraws_a_copy_that_was_merged_first_strikes_nothing_that_is_known_better(mine, theirs, only, is_struck):
+    copy = measured("Cem", 0, 0.5, state=mine, arrival=1.0)
+    original = measured("Ada", 0, 0.5, state=theirs, arrival=2.0)
+    names, counting, like = taken(copy, original, only=only)
+    assert names == (["Cem", "Ada"] if is_struck else ["Cem"]) and counting == (set() if is_struck else {"Ada"})
+    # Whoever keeps the leaderboard sees what is like a fraud that was withdrawn.
+    assert like == ([] if is_struck else [original.file])
+
+
+def test_of_one_file_in_two_folders_the_one_that_is_named_is_taken_back():
+    copy, original = measured("Cem", 0, 0.5), measured("Ada", 0, 0.5, arrival=2.0)
+    copy = copy._replace(sha256=original.sha256, file_sha256=original.sha256)
+    assert taken(copy, original)[0] == ["Cem", "Ada"] and taken(copy, original, only=True)[0] == ["Cem", "Ada"]
+    assert taken(copy, original, only="Cem")[:2] == (["Cem"], {"Ada"})
+    assert taken(copy, original, only="Ada")[:2] == (["Ada"], {"Cem"})
+
+
+def test_a_copy_without_weights_that_was_merged_first_does_not_displace_the_original():
+    copy = measured("Cem", 0, 0.5, state="consistent", weights="none", arrival=1.0)
+    value, counting, _ = pgd(copy, measured("Ada", 0, 0.5, arrival=2.0))
+    assert counting == {"Ada"} and value.footnotes == ()

@@ -670,6 +670,51 @@ def test_what_was_withdrawn_before_must_still_be(tmp_path, capsys):
     assert main(["verify", str(before), "--withdrawn", str(before)]) == 2
 
 
+def test_a_pull_request_says_what_else_it_takes_back(tmp_path, capsys):
+    root, before = tmp_path / "s", tmp_path / "before.toml"
+    before.write_text("", encoding="utf-8")
+    verify = ["verify", str(root), "--out", str(tmp_path / "verified"), "--withdrawn", str(before), "--only", "cem"]
+    sha256 = submit(root, "cem", attacked(), who="Cem")
+    submit(root, "zoe", attacked(finished="2026-11-21T10:00:00+00:00"), who="Zoe")
+    withdraw(root, sha256)
+    assert main(verify) == 0
+    line = f"holds  withdrawn.toml: SHA-256 {sha256[:12]} takes back cem/run.json by Cem"
+    assert (
+        f"{line}; and zoe/run.json by Zoe, with the same measurement (only = true keeps that)\n"
+        in capsys.readouterr().out
+    )
+    path = root / "withdrawn.toml"
+    path.write_text(path.read_text(encoding="utf-8") + "only = true\n", encoding="utf-8")
+    assert main(verify) == 0
+    assert f"{line}\n" in capsys.readouterr().out
+    assert who(merged(root)[1]) == {attacked().key: ["Zoe"]}
+    # What was there before is not said again, and does not become another.
+    shutil.copy(path, before)
+    assert main(verify) == 0 and "takes back" not in capsys.readouterr().out
+    withdraw(root, sha256)
+    assert main(verify) == 1
+    # One file in two folders.
+    before.write_text("", encoding="utf-8")
+    shutil.copy(root / "cem" / "run.json", root / "zoe" / "run.json")
+    assert main(verify) == 0
+    words = (
+        'cem/run.json by Cem, zoe/run.json by Zoe, one file in several folders (only = "FOLDER" takes it back in one)'
+    )
+    assert words in capsys.readouterr().out
+    path.write_text(path.read_text(encoding="utf-8") + 'only = "cem"\n', encoding="utf-8")
+    assert who(merged(root)[1]) == {attacked().key: ["Zoe"]}
+
+
+@pytest.mark.parametrize("only", ["3", '"a/b"', '""', "[true]"])
+def test_what_a_withdrawal_is_of_alone_is_true_or_a_folder(tmp_path, only):
+    sha256 = submit(tmp_path, "a", attacked())
+    withdraw(tmp_path, sha256)
+    path = tmp_path / "withdrawn.toml"
+    path.write_text(path.read_text(encoding="utf-8") + f"only = {only}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="only of entry 1 of withdrawn: .* is neither true nor the name of a folder"):
+        merged(tmp_path)
+
+
 def test_what_was_withdrawn_gets_no_second_reason(tmp_path):
     sha256, path = submit(tmp_path, "a", attacked()), tmp_path / "withdrawn.toml"
     withdraw(tmp_path, sha256, "trained on test images")

@@ -6,6 +6,7 @@ import datetime
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -30,6 +31,8 @@ _MOST_WEIGHTS = 10
 _ADDRESS = re.compile(
     r"https://(?i:(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63})(?:[/?#][!#-;=?-Z_a-z~]*)?", re.ASCII
 )
+#: The name of a submission.
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _WEIGHTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.safetensors")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -105,11 +108,24 @@ class Withdrawal(Frozen):
         sha256: of the file, or the name of the receipt.
         reason: in one line.
         date: of the withdrawal.
+        only: whether copies stay: ``true``, or the folder that is meant where several hold the same file.
     """
 
     sha256: Key
     reason: Annotated[str, Field(max_length=_LONGEST_REASON), AfterValidator(_line)]
     date: datetime.date
+    only: bool | str = False
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _only(cls, value: Any) -> Any:
+        if isinstance(value, bool) or (isinstance(value, str) and _FOLDER.fullmatch(value)):
+            return value
+        raise ValueError(f"{shown(value)} is neither true nor the name of a folder of submissions")
+
+    def names(self, sha256: Collection[str], folder: str) -> bool:
+        """Say whether it is of a result itself, given its hashes and its folder, and not only of one that it copies."""
+        return self.sha256 in sha256 and (isinstance(self.only, bool) or self.only == folder)
 
 
 class _Withdrawn(Frozen):

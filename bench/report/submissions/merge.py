@@ -293,23 +293,24 @@ def _measurement(entry: Entry) -> tuple[object, ...]:
 def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
     """Return what is left, and what was taken back: a copy of such a result, under any name, is taken back as well.
 
-    What was merged before it is no copy of it: else whoever withdraws a copy of theirs would withdraw the original.
+    What was merged before it, or is known better, is no copy of it: else whoever withdraws a copy of theirs would
+    withdraw the original. Nor are copies taken back where the withdrawal says that it is of that file alone.
     """
     by_sha = {each.sha256: each for each in submissions.withdrawals}
-    copied: dict[tuple[object, ...], tuple[float, Withdrawal]] = {}
+    copied: dict[tuple[object, ...], list[Taken]] = defaultdict(list)
+    named: dict[int, Withdrawal] = {}
     for entry in submissions.entries:
-        if (withdrawal := by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)) is not None:
-            known = copied.get(_measurement(entry))
-            if known is None or entry.arrival < known[0]:
-                copied[_measurement(entry)] = (entry.arrival, withdrawal)
+        known = (by_sha[sha256] for sha256 in entry.hashes if sha256 in by_sha)
+        if (withdrawal := next((each for each in known if each.names(entry.hashes, entry.folder)), None)) is not None:
+            named[id(entry)] = withdrawal
+            if not withdrawal.only:
+                copied[_measurement(entry)].append(Taken(entry, withdrawal))
     kept: list[Entry] = []
     taken: list[Taken] = []
     found: set[str] = set()
     for entry in submissions.entries:
-        withdrawal = by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)
-        first = copied.get(_measurement(entry))
-        if withdrawal is None and first is not None and first[0] <= entry.arrival:
-            withdrawal = first[1]
+        copies = (each.withdrawal for each in copied.get(_measurement(entry), ()) if _may_be_copy(entry, each.entry))
+        withdrawal = named.get(id(entry)) or next(copies, None)
         if withdrawal is None:
             kept.append(entry)
         else:
@@ -318,6 +319,16 @@ def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
     # The file may have gone; that it was withdrawn still stands.
     taken += (Taken(None, each) for each in submissions.withdrawals if each.sha256 not in found)
     return kept, taken
+
+
+def _may_be_copy(entry: Entry, other: Entry | None) -> bool:
+    """Say whether an entry with the measurement of another may be copied from it."""
+    return other is not None and other.arrival <= entry.arrival and _is_known_as_well(other, entry)
+
+
+def taken_back(submissions: Submissions) -> list[Taken]:
+    """Return what is taken back of some submissions, copies too."""
+    return _withdrawn(submissions)[1]
 
 
 def _like_withdrawn(entries: Iterable[Entry], taken: Iterable[Taken]) -> list[LeftOut]:
@@ -336,8 +347,9 @@ def _like_withdrawn(entries: Iterable[Entry], taken: Iterable[Taken]) -> list[Le
 def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
     """Return entries of which no two people have the same measurement: one of them copied the other's file.
 
-    It is theirs whose file came into the branch first, for a copy can be made to say anything, and weights be copied
-    too. Where git does not tell, it is theirs of whose more is known, who brought the weights, or the first's by name.
+    It is theirs of whose more is known, for a copy without the weights may come first. Of equals it is theirs whose
+    file came into the branch first, as a copy can be made to say anything, and weights be copied too. Where git does
+    not tell, it is theirs who brought the weights, or the first's by name.
     """
     by_measurement: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -354,9 +366,9 @@ def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Ent
     return kept
 
 
-def _first(entry: Entry) -> tuple[float, int, bool, str]:
+def _first(entry: Entry) -> tuple[tuple[bool, int], float, bool, str]:
     """Return by what it is decided whose a measurement is."""
-    return entry.arrival, STATES.index(entry.state), not entry.said.weights, entry.file
+    return _known(entry), entry.arrival, not entry.said.weights, entry.file
 
 
 def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:

@@ -12,7 +12,7 @@ from bench.report.leaderboard.tables import Board, Table
 from bench.report.receipts.form import ADVERSARIAL
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.table import findings_beside, verdict_beside
-from bench.report.submissions import merge, render, reports
+from bench.report.submissions import merge, remarks, render, reports
 from bench.report.submissions.form import Submission
 from bench.report.submissions.read import (
     REPEATED,
@@ -37,11 +37,13 @@ class Counted(NamedTuple):
         results: one for each cell, flagged where somebody measured it otherwise.
         receipts: those that agree with them, under their keys.
         lines: what is said of the others, each with the result that it is about.
+        merged: which of them counts, and why.
     """
 
     results: list[CellResult]
     receipts: list[Receipt]
     lines: list[tuple[CellResult, str]]
+    merged: merge.Merged
 
     @property
     def left_out(self) -> list[str]:
@@ -51,7 +53,7 @@ class Counted(NamedTuple):
     def said_below(self, board: Board) -> Board:
         """Return tables with the lines below the table that has cells of the same images and network."""
         tables = [replace(table, notes=(*table.notes, *self._below(board, table))) for table in board.tables]
-        return replace(board, tables=tuple(tables))
+        return remarks.said_below(replace(board, tables=tuple(tables)), self.merged)
 
     def _below(self, board: Board, table: Table) -> Iterator[str]:
         keys = dict.fromkeys(chain.from_iterable(row.keys for row in table.rows))
@@ -87,7 +89,7 @@ def counted(receipts: Iterable[Receipt]) -> Counted:
     kept: list[Receipt] = []
     for key, own in merged.sources.items():
         kept += (_under(by_file[entry.file], key) for entry in own)
-    return Counted([*_marked(merged.ranked, entries)], kept, lines)
+    return Counted([*_marked(merged.ranked, entries)], kept, lines, merged)
 
 
 def _entry(receipt: Receipt) -> Entry:

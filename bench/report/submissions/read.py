@@ -107,6 +107,11 @@ class Entry(NamedTuple):
     images: str = ""
 
     @property
+    def hashes(self) -> tuple[str, str]:
+        """What a withdrawal may name it by."""
+        return self.sha256, self.file_sha256
+
+    @property
     def finished(self) -> str:
         """When it was measured, as its file says."""
         return self.result.provenance.finished

@@ -13,12 +13,14 @@ from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
 from bench.report.receipts.weights import Hashes
-from bench.report.submissions import form, reports
+from bench.report.submissions import form, merge, reports
 from bench.report.submissions.read import (
+    Entry,
     Folder,
     LeftOut,
     folders,
     of_run,
+    read,
     refused,
     require_possible,
     withdrawn,
@@ -26,6 +28,8 @@ from bench.report.submissions.read import (
 from bench.store.outputs import write_into
 from bench.types import UsageError
 
+#: Of a hash that a line names.
+_DIGITS = 12
 _OTHERS = "no weights of its networks"
 
 
@@ -56,6 +60,36 @@ def no_longer_withdrawn(root: Path, before: Path) -> Iterator[Line]:
         if each not in now:
             words = f"SHA-256 {each.sha256} ({each.date}: {each.reason}) was withdrawn, and that is gone or changed"
             yield Line(form.WITHDRAWN, words, is_refused=True)
+
+
+def takes_back(checker: Checker, before: Path) -> Iterator[Line]:
+    """Yield what is taken back that an earlier ``withdrawn.toml`` did not name, also of others than those who do it.
+
+    Raises:
+        UsageError: as :func:`no_longer_withdrawn` does, or the submissions cannot be read.
+    """
+    try:
+        earlier = frozenset(each.sha256 for each in form.withdrawals(before))
+    except form.Unusable as error:
+        raise UsageError(f"--withdrawn {before}: {error}") from None
+    new = tuple(each for each in withdrawn(checker.root) if each.sha256 not in earlier)
+    if not new:
+        return
+    found = read(checker.root, checker.out, checker.version, checker.data_folder)
+    by_withdrawal: dict[str, list[Entry]] = {each.sha256: [] for each in new}
+    for entry, withdrawal in merge.taken_back(found._replace(withdrawals=new)):
+        if entry is not None:
+            by_withdrawal[withdrawal.sha256].append(entry)
+    for each in new:
+        own = by_withdrawal[each.sha256]
+        files = [f"{entry.file} by {entry.who}" for entry in own if each.names(entry.hashes, entry.folder)]
+        copies = [f"{entry.file} by {entry.who}" for entry in own if not each.names(entry.hashes, entry.folder)]
+        words = f"SHA-256 {each.sha256[:_DIGITS]} takes back {', '.join(files) or 'nothing that is there'}"
+        if len(files) > 1:
+            words += ', one file in several folders (only = "FOLDER" takes it back in one)'
+        if copies:
+            words += f"; and {', '.join(copies)}, with the same measurement (only = true keeps that)"
+        yield Line(form.WITHDRAWN, words)
 
 
 class Checker(NamedTuple):
