@@ -219,9 +219,7 @@ def test_one_file_of_weights_under_two_recipes_is_said():
     assert below(*ADA, unproven) == [line.format(" (as is said)")]
     # A step on a network is of its weights.
     assert below(*ADA, measured("Bob", 0, 0.2, weights="Ada", step="jpeg", access="adaptive")) == []
-    assert below(ADA[0], laundered(ADA[1])) == [
-        f"standard: seeds 0 and 1 are one network, of the same weights {digits}"
-    ]
+    assert below(ADA[0], laundered(ADA[1])) == [f"standard: seeds 0, 1 are one network, of the same weights {digits}"]
 
 
 @pytest.mark.parametrize(
