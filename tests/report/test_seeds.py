@@ -1,4 +1,4 @@
-"""A row averages the seeds of one person, known equally well, whoever adds seeds, names, copies or weights."""
+"""A row averages the seeds of one submission, known equally well, whoever adds seeds, names, copies or weights."""
 
 from datetime import date
 from math import sqrt
@@ -53,7 +53,18 @@ def test_a_seed_by_somebody_else_is_listed_and_does_not_count(state):
     forged = measured("Sam", 7, 0.0, state=state, arrival=0.0)
     after, counting, differing = pgd(*ADA, forged)
     assert before == after and counting == {"Ada"} and after.footnotes == ()
-    assert differing == [("Sam", "another seed (7) of the same recipe, by Sam; a row averages those of Ada")]
+    assert differing == [("Sam", "another seed (7) of the same recipe, by Sam; a row averages those of Ada in Ada")]
+
+
+def test_a_seed_in_another_folder_under_the_same_name_is_listed_and_does_not_count():
+    before, _, _ = pgd(*ADA)
+    after, _, differing = pgd(*ADA, measured("Sam", 7, 0.0)._replace(who="ada"))
+    assert before == after
+    assert differing == [("ada", "another seed (7) of the same recipe, by ada; a row averages those of Ada in Ada")]
+    # Receipts that are of no submission are those of whom they name.
+    plain = [entry._replace(folder="") for entry in (*ADA, measured("Ada", 7, 0.0))]
+    value, _, differing = pgd(*plain)
+    assert value.number == pytest.approx(sum(COUNT) / 400) and not differing
 
 
 def test_the_number_is_the_mean_of_the_seeds_of_one_person():
@@ -79,9 +90,9 @@ def test_a_person_of_whom_less_is_known_counts_as_the_only_one():
     assert counting == {"Ada"} and value.number == pytest.approx(sum(COUNT) / 300) and "not-repeated" in value.footnotes
 
 
-def test_a_seed_under_the_same_name_of_which_less_is_known_is_listed():
+def test_a_seed_of_the_same_submission_of_which_less_is_known_is_listed():
     before, _, _ = pgd(*ADA)
-    after, _, differing = pgd(*ADA, measured(" ada ", 7, 0.0, state="consistent"))
+    after, _, differing = pgd(*ADA, measured(" ada ", 7, 0.0, state="consistent")._replace(folder="Ada"))
     assert before == after
     assert differing == [(" ada ", "another seed (7) of the same recipe, of which less is known")]
 
@@ -174,6 +185,27 @@ def test_an_attack_that_changed_nothing_is_called_so(linf, eps, flags):
     entry = entry._replace(result=entry.result.model_copy(update={"metrics": metrics}))
     ((ranked,), _) = merge.merged(Submissions([entry], (), []))[:2]
     assert ranked.flags == flags
+
+
+def test_a_second_folder_under_one_name_with_images_that_nobody_attacked_changes_nothing():
+    (first, *others) = ADA
+    again = measured("Ada", 0, 0.9, seconds=0.5, arrival=9.0, finished="2026-11-29T10:00:00+00:00")
+    metrics = again.result.metrics.model_copy(update={"mean_linf": 0.0, "mean_l2": 0.0})
+    again = again._replace(
+        who="ADA", folder="ada2", file="ada2/z.receipt", result=again.result.model_copy(update={"metrics": metrics})
+    )
+    before, _, _ = pgd(first, *others)
+    after, _, ((who, why),) = pgd(first, *others, again)
+    assert before == after and who == "ADA" and why.endswith("images attacked and 0 clean, and changed no image")
+
+
+def test_who_has_a_result_in_two_folders_is_named_once():
+    again = measured("Ada", 0, 0.5, seconds=0.5, arrival=9.0)
+    again = again._replace(who="ADA", folder="ada2", file="ada2/z.receipt")
+    merged = merge.merged(Submissions([ADA[0], again], (), []))
+    people = render.contributions(Submissions([ADA[0], again], (), []), merged)
+    ((first, second),) = people.sources.values()
+    assert first.person == second.person and (first.file, second.file) == (ADA[0].file, "ada2/z.receipt")
 
 
 def test_ends_of_an_interval_are_those_of_counts():

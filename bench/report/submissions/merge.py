@@ -106,8 +106,8 @@ def merged(submissions: Submissions) -> Merged:
             agrees = groups.is_ranked(entry) and _outcomes(entry) == _outcomes(first)
             (agreeing if agrees else others).append(entry)
         differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
-        known_as_well = [each for each in others if _is_known_as_well(each, first) and groups.may_be_one(each, first)]
-        flags = {*first.result.flags, *_marks(first, known_as_well), *_unproven(first), *_unchanged(first)}
+        marking = [each for each in others if _may_mark(each, first, groups)]
+        flags = {*first.result.flags, *_marks(first, marking), *_unproven(first), *_unchanged(first)}
         result = first.result.model_copy(update={"flags": tuple(sorted(flags))})
         agreeing.sort(key=lambda entry: (entry is not first, order(entry)))
         counting.append(_Counting(first, result, agreeing))
@@ -212,6 +212,11 @@ def _unproven(entry: Entry) -> Iterator[str]:
         yield IMAGES_NOT_COMPARED
     if passes.remark(entry.result) is not None:
         yield NOT_PLAUSIBLE
+
+
+def _may_mark(entry: Entry, first: Entry, groups: weights.Groups) -> bool:
+    """Say whether an entry with other outcomes marks one: it is of the same weights, known as well, and attacked."""
+    return _is_known_as_well(entry, first) and groups.may_be_one(entry, first) and not any(_unchanged(entry))
 
 
 def _unchanged(entry: Entry) -> Iterator[str]:
@@ -427,7 +432,8 @@ def _newest(entries: Iterable[Entry], remarks: list[LeftOut]) -> tuple[list[Entr
     by_folder: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for (_, cell), several in by_person.items():
         for entry in _once(several, remarks):
-            by_folder[entry.folder, cell].append(entry)
+            # Whose receipts alone are nobody knows, so that none takes the place of another for its date.
+            by_folder[entry.folder or entry.file, cell].append(entry)
     kept: list[Entry] = []
     older: list[Superseded] = []
     for several in by_folder.values():
@@ -499,4 +505,5 @@ def _difference(entry: Entry, ranked: Entry, groups: weights.Groups) -> str:
     of_clean = sum(
         a != b for a, b in zip(entry.result.clean_outcomes or (), ranked.result.clean_outcomes or (), strict=False)
     )
-    return f"differs at {count:,} of {entry.result.cell.data.n:,} images attacked and {of_clean:,} clean"
+    said = f"differs at {count:,} of {entry.result.cell.data.n:,} images attacked and {of_clean:,} clean"
+    return said + (", and changed no image" if any(_unchanged(entry)) else "")

@@ -120,8 +120,7 @@ def _entry(receipt: Receipt) -> Entry:
         clean_images_of(receipt),
         shown.are_images_known,
     )
-    # Whose the receipts of a folder are nobody knows, so that none takes the place of another for its date.
-    return entry._replace(folder=file, images=receipt.claims.sha256[ADVERSARIAL])
+    return entry._replace(images=receipt.claims.sha256[ADVERSARIAL])
 
 
 def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:

@@ -85,7 +85,8 @@ class Entry(NamedTuple):
         are_images_known: whether these were compared with their set; of a run file, which has none, it is not asked.
         arrival: the place of its file in the order in which the branch got them; infinite where git knows of none.
         is_unreported: whether it is a receipt on which there is no report of this side and version.
-        folder: the submission that it is of, within which a newer result counts; of a receipt alone, that.
+        folder: the submission that it is of, within which newer results count and seeds are averaged; of receipts
+            alone, which are of none, it is empty.
         images: of a receipt, the SHA-256 of its adversarial images.
     """
 

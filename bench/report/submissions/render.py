@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -19,7 +19,7 @@ _HASH_DIGITS = 12
 
 def contributions(submissions: Submissions, merged: Merged) -> Contributions:
     """Return who measured what, and what does not count and why."""
-    sources = {key: tuple(map(_source, entries)) for key, entries in merged.sources.items()}
+    sources = {key: _sources(entries) for key, entries in merged.sources.items()}
     people = {person(entry.who) for entry in chain.from_iterable(merged.sources.values())}
     folders = {entry.file.partition("/")[0] for entry in submissions.entries}
     facts = (_counted(len(folders), "submission"), _counted(len(people), "person", "people"))
@@ -30,9 +30,19 @@ def _counted(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
-def _source(entry: Entry) -> Source:
+def _sources(entries: Iterable[Entry]) -> tuple[Source, ...]:
+    """Return where a result is from; who has it in two folders is named once."""
+    people: dict[str, Person] = {}
+    sources: list[Source] = []
+    for entry in entries:
+        who = people.setdefault(person(entry.who), Person(entry.who, entry.said.link, entry.said.paper))
+        sources.append(_source(entry, who))
+    return tuple(sources)
+
+
+def _source(entry: Entry, who: Person) -> Source:
     return Source(
-        Person(entry.who, entry.said.link, entry.said.paper),
+        who,
         entry.finished[:10],
         entry.words,
         entry.state in REPEATED,
@@ -47,7 +57,7 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
         "Measured differently",
         "The same cells by others, with other outcomes, and seeds by others. Tables show the one that is known best "
         "(predictions repeated, then receipts, then run files), of equals the lowest accuracy, and the seeds of one "
-        "person.",
+        "submission.",
         tuple(differing_item(each) for each in merged.differing),
     )
     yield Listed(
@@ -70,8 +80,8 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
     yield Listed(
         "One name",
-        "Folders under one name count as those of one person, whose seeds one row averages. A name is what people "
-        "write; whoever merges looks that all are theirs.",
+        "Folders under one name count as those of one person. A name is what people write, so none of them replaces "
+        "results of another or adds seeds to its rows; whoever merges looks that all are theirs.",
         tuple(
             Item(", ".join(folders), who, f"{len(folders):,} folders under one name, counted as one person")
             for who, folders in under_one_name(submissions.entries).items()
@@ -79,7 +89,8 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
     yield Listed(
         "Not replaced",
-        "What a submission says that it replaces, and is somebody else's or known better. Results of both are used.",
+        "What a submission says that it replaces, and is somebody else's, known better, or of another folder. Results "
+        "of both are used.",
         tuple(Item(file, "", why) for file, why in merged.unreplaced),
     )
     yield Listed(

@@ -1,4 +1,4 @@
-"""On which networks a result was measured: where several people trained by one recipe, a row is of one of them."""
+"""On which networks a result was measured: where several people trained by one recipe, a row is of one submission."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Network(NamedTuple):
 
 #: What a row of a table is of: the images, the recipe, and the step, as text.
 _Row = tuple[str, str, str]
+#: Who gives a result, in which submission; receipts alone are of none.
+_Source = tuple[str, str]
 #: A result: its file and its key.
 _Place = tuple[str, str]
 
@@ -50,7 +52,7 @@ class Groups(NamedTuple):
     shown: Mapping[_Row, Entry]
 
     def is_ranked(self, entry: Entry) -> bool:
-        """Say whether tables may show an entry: those of a row are of the same weights, and of one person's seeds."""
+        """Say whether tables may show an entry: those of a row are of the same weights and of one submission's seeds."""
         return not self.why(entry)
 
     def why(self, entry: Entry) -> str:
@@ -58,10 +60,9 @@ class Groups(NamedTuple):
         own, row = self.of[_place(entry)]
         ranked = self.ranked[own.recipe, own.seed]
         shown = self.shown[row]
-        if person(self.owners[own._replace(fingerprint=ranked)].who) != person(shown.who):
-            return (
-                f"another seed ({own.seed:,}) of the same recipe, by {entry.who}; a row averages those of {shown.who}"
-            )
+        if _source(self.owners[own._replace(fingerprint=ranked)]) != _source(shown):
+            whose = shown.who + (f" in {shown.folder}" if shown.folder else "")
+            return f"another seed ({own.seed:,}) of the same recipe, by {entry.who}; a row averages those of {whose}"
         if own.fingerprint == ranked:
             return ""
         return f"other weights of the same recipe ({own.fingerprint[:_DIGITS]}, ranked are {ranked[:_DIGITS]})"
@@ -75,9 +76,9 @@ class Groups(NamedTuple):
 def groups(entries: Iterable[Entry]) -> Groups:
     """Return which entries were measured on the same weights, and which weights count for each recipe and row.
 
-    Of a recipe the seeds of one person count, so that nobody adds a seed to what is somebody else's: of two people
-    those on whose networks the most predictions were repeated, then as :func:`_weight` has it. Seeds that they lack may
-    be those of another, in rows that they do not have.
+    Of a recipe the seeds of one submission count, so that nobody adds a seed to what is somebody else's, under no name:
+    of two those on whose networks the most predictions were repeated, then as :func:`_weight` has it. Seeds that they
+    lack may be those of another, in rows that they do not have.
     """
     entries = sorted(entries, key=order)
     of = _networks(entries)
@@ -88,7 +89,7 @@ def groups(entries: Iterable[Entry]) -> Groups:
     ranked: dict[tuple[str, int], str] = {}
     for network in _by_weight(members, owners):
         ranked.setdefault((network.recipe, network.seed), network.fingerprint)
-    by_row: dict[_Row, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    by_row: dict[_Row, dict[_Source, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     shown: dict[_Row, Entry] = {}
     for entry in entries:
         network, row = of[_place(entry)]
@@ -96,9 +97,9 @@ def groups(entries: Iterable[Entry]) -> Groups:
         # Of a row nothing may be on the weights that count: then it shows nothing.
         shown.setdefault(row, owners[counting])
         if network == counting:
-            by_row[row][person(owners[network].who)].append(entry)
-    for row, people in by_row.items():
-        best = max(people.values(), key=_weight)
+            by_row[row][_source(owners[network])].append(entry)
+    for row, several in by_row.items():
+        best = max(several.values(), key=_weight)
         shown[row] = owners[of[_place(best[0])][0]]
     return Groups(of, ranked, owners, shown)
 
@@ -109,11 +110,11 @@ def priority(entry: Entry) -> tuple[int, float, bool, str]:
 
 
 def _by_weight(members: Mapping[Network, list[Entry]], owners: Mapping[Network, Entry]) -> Iterator[Network]:
-    """Yield the networks of each recipe by person, those of whom the most is known first."""
-    own: dict[tuple[str, str], dict[int, Network]] = defaultdict(dict)
+    """Yield the networks of each recipe by submission, those of which the most is known first."""
+    own: dict[tuple[str, _Source], dict[int, Network]] = defaultdict(dict)
     for network in sorted(members, key=lambda network: _weight(members[network]), reverse=True):
-        # Of two networks of one person and seed the better known one.
-        own[network.recipe, person(owners[network].who)].setdefault(network.seed, network)
+        # Of two networks of one submission and seed the better known one.
+        own[network.recipe, _source(owners[network])].setdefault(network.seed, network)
     networks = [list(seeds.values()) for seeds in own.values()]
     for each in sorted(networks, key=lambda each: _weight(_all(members, each)), reverse=True):
         yield from each
@@ -200,6 +201,10 @@ def _recipe(model: ModelRef) -> tuple[str, str]:
 def _names_weights(entry: Entry) -> bool:
     """Say whether it is known on which weights an entry was measured, as its file says."""
     return entry.state != "outcomes only" or not isinstance(entry.result.cell.model.weights, TrainRef)
+
+
+def _source(entry: Entry) -> _Source:
+    return person(entry.who), entry.folder
 
 
 def _place(entry: Entry) -> _Place:
