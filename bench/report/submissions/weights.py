@@ -52,7 +52,7 @@ class Groups(NamedTuple):
     shown: Mapping[_Row, Entry]
 
     def is_ranked(self, entry: Entry) -> bool:
-        """Say whether tables may show an entry: those of a row are of the same weights and of one submission's seeds."""
+        """Say whether tables may show an entry: a row is of the same weights, and of the seeds of one submission."""
         return not self.why(entry)
 
     def why(self, entry: Entry) -> str:
