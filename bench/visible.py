@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from itertools import pairwise
 from typing import Any
 
@@ -39,6 +40,8 @@ def _none_of(seen: str) -> re.Pattern[str]:
 _ONE_LINE = _none_of("")
 _LINES = _none_of("\n\t")
 _NUMBERS = (int, float)
+#: Scripts with letters that look like those of Latin.
+_LOOK_ALIKE = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LISU"})
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -65,6 +68,24 @@ def _escape(match: re.Match[str]) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def distinct(who: str) -> str:
+    r"""Return a name with an escape such as ``\u0410`` for letters that look like those of Latin within a word of it.
+
+    So no name is shown as another one for a letter of Cyrillic or Greek. A word without letters of Latin stays.
+    """
+    return "".join(_distinct_word(word) for word in re.split(r"(\W+)", who))
+
+
+def _distinct_word(word: str) -> str:
+    scripts = [unicodedata.name(letter, "").partition(" ")[0] for letter in word]
+    if "LATIN" not in scripts:
+        return word
+    return "".join(
+        f"\\u{ord(letter):04x}" if script in _LOOK_ALIKE else letter
+        for letter, script in zip(word, scripts, strict=True)
+    )
 
 
 def without_surrogates(text: str) -> str:

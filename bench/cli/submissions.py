@@ -48,6 +48,8 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         print(visible(f"note: {each.file} {each.why}"), file=sys.stderr)
     for who, folders in merge.under_one_name(found.entries).items():
         print(visible(f"note: {', '.join(folders)} are of one name, {who}, and count as one person"), file=sys.stderr)
+    for gone in (each.withdrawal.sha256 for each in merged.withdrawn if each.entry is None):
+        print(f"note: withdrawn.toml: SHA-256 {gone} is that of no result that is read", file=sys.stderr)
     unreported = sum(entry.is_unreported for entry in found.entries)
     if args.verified is not None and unreported:
         of = f"{unreported:,} of {len(found.entries):,} results: verify {args.submissions} --out {args.verified}"
@@ -92,7 +94,8 @@ def verify(args: argparse.Namespace) -> int:
     taken = takes_back(checker, args.withdrawn) if args.withdrawn else ()
     for line in chain(gone, checker.lines(args.only), taken):
         is_refused = is_refused or line.is_refused
-        print(visible(f"{'refused' if line.is_refused else 'holds'}  {line.file}: {line.words}"), flush=True)
+        state = "note" if line.is_note else "holds"
+        print(visible(f"{'refused' if line.is_refused else state}  {line.file}: {line.words}"), flush=True)
     return 1 if is_refused else 0
 
 

@@ -60,7 +60,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the report, as JSON; FILE.receipt.json for tables; a folder for several, or of submissions",
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="of submissions: only that one; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of submissions: only that one, or withdrawn.toml; may be repeated",
     )
     parser.add_argument(
         "--withdrawn",
@@ -141,7 +145,7 @@ def _several(args: argparse.Namespace) -> int:
             continue
         states[report.verdict] += 1
         if args.json:
-            bodies.append(report.as_json())
+            bodies.append({"file": str(path), **report.as_json()})
         else:
             print(f"{visible(str(path))}\n{_text(report)}", flush=True)
         try:

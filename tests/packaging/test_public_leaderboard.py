@@ -185,6 +185,13 @@ def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_both_are_warn
     assert code == 0, log
     assert log.startswith("::warning::submissions/ada/submission.toml changes a submission that is there")
     assert "::warning::submissions/withdrawn.toml takes back results" in log and log.count("::warning::") == 2
+    # Where nothing else is changed, no result that is there is verified again.
+    assert "holds  ada/run.json" in log and "note  withdrawn.toml: " in log
+    leaderboard.merge()
+    more = f'[[withdrawn]]\nsha256 = "{"1" * 64}"\nreason = "a mistake"\ndate = 2026-11-28\n'
+    withdrawn = leaderboard.submissions / "withdrawn.toml"
+    code, log = leaderboard.pull_request(lambda _: withdrawn.write_text(withdrawn.read_text("utf-8") + more, "utf-8"))
+    assert code == 0 and "holds  ada/" not in log and f"note  withdrawn.toml: SHA-256 {'1' * 64}" in log, log
 
 
 @pytest.mark.parametrize("quote", ["'''", '"""'])

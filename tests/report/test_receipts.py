@@ -191,6 +191,18 @@ def test_a_report_is_not_replaced_by_a_weaker_one(folder, tmp_path, capsys):
     assert verify(folder, path, *whole, "--sample", "1") == 2
     assert "also says what became of accuracy, and" in capsys.readouterr().err
     assert out.read_bytes() == strong
+    # Of two samples the larger one stays.
+    sampled = tmp_path / "sampled.json"
+    assert verify(folder, path, *whole[:2], "--sample", "129", "--out", str(sampled)) == 0
+    body = json.loads(sampled.read_text(encoding="utf-8"))
+    assert body["images_predicted"] == 140
+    # As one of an image less, of which there is no accuracy.
+    body |= {"images_predicted": 139, "findings": [each for each in body["findings"] if each["check"] != "accuracy"]}
+    sampled.write_text(json.dumps(body), encoding="utf-8")
+    capsys.readouterr()
+    code = verify(folder, path, *whole[:2], "--sample", "1", "--out", str(sampled))
+    small = capsys.readouterr()
+    assert code == 2 and re.search(r"139 images, where (128|12) were predicted now", small.err), small.err
     # As much, a report on another receipt, and one that refutes it may stand in its place.
     assert verify(folder, path, *whole) == 0 and out.read_bytes() == strong
     other = forged(path, tmp_path / "other.receipt", lambda body: body.update(by="Eve"))
@@ -796,7 +808,9 @@ def test_several_receipts_are_judged_each_on_its_own(folder, tmp_path, capsys):
     assert re.search(r"^error: .*none\.receipt is no receipt", said.err, re.MULTILINE)
     assert main(["verify", str(good), str(tmp_path / "none.receipt"), "--json"]) == 2
     said = capsys.readouterr()
-    assert [each["verdict"] for each in json.loads(said.out)] == ["holds as far as it was checked"]
+    assert [(each["file"], each["verdict"]) for each in json.loads(said.out)] == [
+        (str(good), "holds as far as it was checked")
+    ]
     assert "2 receipts: 1 hold as far as they were checked, 1 could not be checked" in said.err
     assert main(["verify", str(good), str(folder / "out")]) == 2
     assert main(["verify", str(good), str(good), "--out", str(out)]) == 2

@@ -715,6 +715,49 @@ def test_what_a_withdrawal_is_of_alone_is_true_or_a_folder(tmp_path, only):
         merged(tmp_path)
 
 
+def test_a_result_is_withdrawn_by_its_receipt_and_by_its_file(submissions, tmp_path):
+    root = tmp_path / "submissions"
+    shutil.copytree(submissions, root)
+    ada = next(e for e in read.read(root, None, command.version()).entries if e.file.startswith("ada"))
+    withdraw(root, ada.sha256, "trained on test images")
+    first = (root / "withdrawn.toml").read_text(encoding="utf-8")
+    withdraw(root, ada.file_sha256, "the file is damaged")
+    both = first + (root / "withdrawn.toml").read_text(encoding="utf-8")
+    (root / "withdrawn.toml").write_text(both, encoding="utf-8")
+    _, both = merged(root)
+    assert [(each.entry.file, each.withdrawal.reason) for each in both.withdrawn] == [
+        ("ada/fgsm.receipt", "trained on test images"),
+        ("ada/fgsm.receipt", "the file is damaged"),
+    ]
+
+
+def test_an_entry_that_takes_back_nothing_is_said(submissions, tmp_path, capsys):
+    root = tmp_path / "submissions"
+    shutil.copytree(submissions, root)
+    entries = {entry.file: entry for entry in read.read(root, None, command.version()).entries}
+    of_said = hashlib.sha256((root / "ada" / "submission.toml").read_bytes()).hexdigest()
+    right = [entries["ada/fgsm.receipt"].sha256, entries["bob/fgsm.receipt"].file_sha256]
+    texts = []
+    for sha256 in (*right, of_said, "0" * 64):
+        withdraw(root, sha256)
+        texts.append((root / "withdrawn.toml").read_text(encoding="utf-8"))
+    (root / "withdrawn.toml").write_text("".join(texts), encoding="utf-8")
+    capsys.readouterr()
+    # As the workflow asks where nothing else is changed: no receipt is looked at.
+    only = ("--only", "withdrawn.toml")
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(tmp_path / "out"), *only]) == 0
+    nothing = "so this entry takes back nothing"
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(
+        [
+            f"note  withdrawn.toml: SHA-256 {of_said} is that of ada/submission.toml, which is no result, {nothing}",
+            f"note  withdrawn.toml: SHA-256 {'0' * 64} is that of no result that is there, {nothing}",
+        ]
+    )
+    assert not list((tmp_path / "out").iterdir())
+    assert main(["leaderboard", "--submissions", str(root), "--format", "md"]) == 0
+    assert f"note: withdrawn.toml: SHA-256 {'0' * 64} is that of no result" in capsys.readouterr().err
+
+
 def test_what_was_withdrawn_gets_no_second_reason(tmp_path):
     sha256, path = submit(tmp_path, "a", attacked()), tmp_path / "withdrawn.toml"
     withdraw(tmp_path, sha256, "trained on test images")

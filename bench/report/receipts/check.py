@@ -64,4 +64,4 @@ def checked(
 
     here = device_named(device, f"--device {device}")
     asked = repeat.repeated(receipt, arrays, own.paths, here, data_folder, sample=sample, trusted=trusted, check=check)
-    return Report(receipt, (*findings, own.finding, *asked.findings), asked.accuracy)
+    return Report(receipt, (*findings, own.finding, *asked.findings), asked.accuracy, asked.predicted)

@@ -183,10 +183,11 @@ def _code_here(ref: MethodRef, *, trusted: bool) -> str | None:
 
 
 class Asked(NamedTuple):
-    """What repeated predictions showed, and the accuracy under attack if all were repeated."""
+    """What repeated predictions showed, the accuracy under attack if all were repeated, and of how many images."""
 
     findings: list[Finding]
     accuracy: float | None
+    predicted: int
 
 
 def repeated(
@@ -244,8 +245,9 @@ def repeated(
     ]
     if len(second.positions) < cell.data.n:
         line = f"of {cell.data.n:,} images {len(second.positions):,} were predicted again, by chance"
-        return Asked([*findings, Finding("accuracy", "not checked", line)], None)
-    return Asked([*findings, verdict.of_accuracy(receipt, second.unbroken)], float(second.unbroken.mean()))
+        return Asked([*findings, Finding("accuracy", "not checked", line)], None, len(second.positions))
+    accuracy = verdict.of_accuracy(receipt, second.unbroken)
+    return Asked([*findings, accuracy], float(second.unbroken.mean()), cell.data.n)
 
 
 def _by_chance(parts: Sequence[slice], sample: int | None) -> list[slice]:

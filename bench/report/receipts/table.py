@@ -19,6 +19,7 @@ from bench.report.receipts.verdict import REPORT_FORMAT, Check, Report, Verdict
 from bench.store import files
 from bench.store.reading import document
 from bench.types import UsageError, listed
+from bench.visible import distinct
 
 #: Of the report beside a receipt, in bytes.
 _MAX_REPORT = 2**24
@@ -104,12 +105,18 @@ def lost(report: Report, path: Path) -> list[str]:
 
     Nothing where the newer one refutes the receipt: that is more than any other says.
     """
-    earlier = report_at(path, report.receipt.sha256).get("findings")
+    body = report_at(path, report.receipt.sha256)
+    earlier, predicted = body.get("findings"), body.get("images_predicted")
     if report.verdict == "does not hold" or not isinstance(earlier, list):
         return []
     states = {each.get("check"): each.get("state") for each in earlier if isinstance(each, dict)}
     now = {each.check for each in report.findings if each.state != "not checked"}
-    return [check for check in _REPEATABLE if states.get(check, "not checked") != "not checked" and check not in now]
+    missing = [
+        str(check) for check in _REPEATABLE if states.get(check, "not checked") != "not checked" and check not in now
+    ]
+    if not missing and isinstance(predicted, int) and predicted > report.predicted:
+        missing.append(f"{predicted:,} images, where {report.predicted:,} were predicted now")
+    return missing
 
 
 def with_sources(board: Board, receipts: Iterable[Receipt]) -> Board:
@@ -139,7 +146,7 @@ def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:
     verdicts: dict[str, list[Verdict | None]] = defaultdict(list)
     methods, implausible = set[str](), dict[str, list[str]]()
     for receipt in receipts:
-        by = "somebody who is not named" if receipt.by is None else f"'{receipt.by}'"
+        by = "somebody who is not named" if receipt.by is None else f"'{distinct(receipt.by)}'"
         verdicts[by].append(verdict_beside(receipt))
         methods |= set(foreign(receipt.result.cell))
         if (why := remark(receipt.result)) is not None:

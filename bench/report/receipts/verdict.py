@@ -77,11 +77,13 @@ class Report(NamedTuple):
     """All that a check has shown of a receipt.
 
     ``accuracy`` is that under attack of the answers of now; ``None`` where none were asked for, or not all.
+    ``predicted`` is of how many images they were asked for.
     """
 
     receipt: Receipt
     findings: tuple[Finding, ...]
     accuracy: float | None = None
+    predicted: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -117,6 +119,7 @@ class Report(NamedTuple):
             "remarks": self.remarks,
             "accuracy_under_attack": result.metrics and result.metrics.accuracy_under_attack,
             "accuracy_repeated": self.accuracy,
+            "images_predicted": self.predicted,
             "findings": [each._asdict() | {"images": list(each.images)} for each in self.findings],
         }
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from bench.keys import Keys
@@ -303,27 +303,30 @@ def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
     """
     by_sha = {each.sha256: each for each in submissions.withdrawals}
     copied: dict[tuple[object, ...], list[Taken]] = defaultdict(list)
-    named: dict[int, Withdrawal] = {}
+    named: dict[int, list[Withdrawal]] = {}
     for entry in submissions.entries:
-        known = (by_sha[sha256] for sha256 in entry.hashes if sha256 in by_sha)
-        if (withdrawal := next((each for each in known if each.names(entry.hashes, entry.folder)), None)) is not None:
-            named[id(entry)] = withdrawal
-            if not withdrawal.only:
-                copied[_measurement(entry)].append(Taken(entry, withdrawal))
+        if own := _withdrawals_of(entry, by_sha):
+            named[id(entry)] = own
+            copied[_measurement(entry)] += (Taken(entry, each) for each in own if not each.only)
     kept: list[Entry] = []
     taken: list[Taken] = []
     found: set[str] = set()
     for entry in submissions.entries:
         copies = (each.withdrawal for each in copied.get(_measurement(entry), ()) if _may_be_copy(entry, each.entry))
-        withdrawal = named.get(id(entry)) or next(copies, None)
-        if withdrawal is None:
+        own = named.get(id(entry)) or [*islice(copies, 1)]
+        if not own:
             kept.append(entry)
-        else:
-            taken.append(Taken(entry, withdrawal))
-            found.add(withdrawal.sha256)
+        taken += (Taken(entry, each) for each in own)
+        found |= {each.sha256 for each in own}
     # The file may have gone; that it was withdrawn still stands.
     taken += (Taken(None, each) for each in submissions.withdrawals if each.sha256 not in found)
     return kept, taken
+
+
+def _withdrawals_of(entry: Entry, by_sha: Mapping[str, Withdrawal]) -> list[Withdrawal]:
+    """Return what was said when a result was taken back: by the name of its receipt, by its file, or by both."""
+    known = [by_sha[sha256] for sha256 in dict.fromkeys(entry.hashes) if sha256 in by_sha]
+    return [each for each in known if each.names(entry.hashes, entry.folder)]
 
 
 def _may_be_copy(entry: Entry, other: Entry | None) -> bool:

@@ -20,11 +20,11 @@ from bench.report.submissions.read import (
     State,
     Submissions,
     clean_images_of,
-    distinct,
     require_possible,
     state_of,
 )
 from bench.types import CellResult, UsageError
+from bench.visible import distinct
 
 _LEFT_OUT = "left out: "
 _NOBODY = "somebody who is not named"

@@ -37,7 +37,7 @@ from bench.store import files, reading
 from bench.store.history import parse
 from bench.store.latest import protocol
 from bench.types import CellResult, UsageError, first_line
-from bench.visible import visible
+from bench.visible import distinct, visible
 
 #: Submissions of a folder, and files of a submission.
 MOST_SUBMISSIONS = 2_000
@@ -51,8 +51,6 @@ _LONGEST_NAME = 100
 _RECEIPT = ".receipt"
 _RUN = ".json"
 _WEIGHTS = ".safetensors"
-#: Scripts with letters that look like those of Latin.
-_LOOK_ALIKE = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LISU"})
 
 #: Why predictions were not made again where no report says why.
 NOT_YET = "not yet"
@@ -398,24 +396,6 @@ def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
 def person(who: str) -> str:
     """Return what two ways to write one name have in common."""
     return " ".join(unicodedata.normalize("NFKC", who).casefold().split())
-
-
-def distinct(who: str) -> str:
-    r"""Return a name with an escape such as ``\u0410`` for letters that look like those of Latin within a word of it.
-
-    So no name is shown as another one for a letter of Cyrillic or Greek. A word without letters of Latin stays.
-    """
-    return "".join(_distinct_word(word) for word in re.split(r"(\W+)", who))
-
-
-def _distinct_word(word: str) -> str:
-    scripts = [unicodedata.name(letter, "").partition(" ")[0] for letter in word]
-    if "LATIN" not in scripts:
-        return word
-    return "".join(
-        f"\\u{ord(letter):04x}" if script in _LOOK_ALIKE else letter
-        for letter, script in zip(word, scripts, strict=True)
-    )
 
 
 def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.report.receipts import passes, repeat
 from bench.report.receipts.check import checked
-from bench.report.receipts.read import Receipt
+from bench.report.receipts.read import Receipt, name_of
 from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
 from bench.report.receipts.weights import Hashes
 from bench.report.submissions import form, merge, reports
 from bench.report.submissions.read import (
+    MOST_BYTES,
     Entry,
     Folder,
     LeftOut,
@@ -25,6 +27,7 @@ from bench.report.submissions.read import (
     require_possible,
     withdrawn,
 )
+from bench.store import files
 from bench.store.outputs import write_into
 from bench.types import UsageError
 
@@ -34,11 +37,12 @@ _OTHERS = "no weights of its networks"
 
 
 class Line(NamedTuple):
-    """What a check has shown of a file: ``is_refused`` says that it does not count."""
+    """What a check has shown of a file: ``is_refused`` says that it does not count; a note is about none."""
 
     file: str
     words: str
     is_refused: bool = False
+    is_note: bool = False
 
 
 def no_longer_withdrawn(root: Path, before: Path) -> Iterator[Line]:
@@ -92,6 +96,33 @@ def takes_back(checker: Checker, before: Path) -> Iterator[Line]:
         yield Line(form.WITHDRAWN, words)
 
 
+def withdrawn_of_no_result(root: Path, there: Sequence[Folder]) -> Iterator[Line]:
+    """Yield a note on each withdrawal that is of no result of some submissions: a slip, or of a file that has gone."""
+    left = {each.sha256 for each in withdrawn(root)}
+    if not left:
+        return
+    for folder in there:
+        left -= {name_of(path) for path in folder.receipts}
+        left -= set(_by_hash([*folder.receipts, *folder.runs]))
+    others = _by_hash(chain.from_iterable((root / each.name / form.SUBMISSION, *each.weights) for each in there))
+    for sha256 in sorted(left):
+        path = others.get(sha256)
+        what = "that of no result that is there"
+        if path is not None:
+            what = f"that of {path.relative_to(root).as_posix()}, which is no result"
+        yield Line(form.WITHDRAWN, f"SHA-256 {sha256} is {what}, so this entry takes back nothing", is_note=True)
+
+
+def _by_hash(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their hashes, but links and what cannot be read."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            if not path.is_symlink():
+                found.setdefault(files.file_sha256(path, MOST_BYTES), path)
+    return found
+
+
 class Checker(NamedTuple):
     """How receipts are checked.
 
@@ -116,6 +147,8 @@ class Checker(NamedTuple):
     def lines(self, names: Collection[str]) -> Iterator[Line]:
         """Check submissions, all or those of some names, and yield a line on each file.
 
+        ``withdrawn.toml`` is looked at always; as a name it is that of none of them.
+
         Raises:
             UsageError: there is no such folder or submission, ``withdrawn.toml`` is damaged, there is more than is
                 read, or the reports would lie where they could be forged.
@@ -124,7 +157,11 @@ class Checker(NamedTuple):
         withdrawn(self.root)
         left_out: list[LeftOut] = []
         there = list(folders(self.root, left_out))
-        known = {folder.name for folder in there} | {each.file.partition("/")[0] for each in left_out}
+        known = {
+            form.WITHDRAWN,
+            *(folder.name for folder in there),
+            *(each.file.partition("/")[0] for each in left_out),
+        }
         if unknown := [name for name in names if name not in known]:
             raise UsageError(f"{self.root} has no submission {unknown[0]}")
         # Also where no receipt gets a report, so that a folder that is not there is a slip.
@@ -132,6 +169,7 @@ class Checker(NamedTuple):
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--out {self.out}: no folder for reports: {error.strerror}") from None
+        yield from withdrawn_of_no_result(self.root, there)
         for each in left_out:
             if not names or each.file.partition("/")[0] in names:
                 yield Line(*each, is_refused=True)
