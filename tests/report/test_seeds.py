@@ -330,3 +330,19 @@ def test_a_copy_without_weights_that_was_merged_first_does_not_displace_the_orig
     copy = measured("Cem", 0, 0.5, state="consistent", weights="none", arrival=1.0)
     value, counting, _ = pgd(copy, measured("Ada", 0, 0.5, arrival=2.0))
     assert counting == {"Ada"} and value.footnotes == ()
+
+
+def test_what_was_merged_before_its_copy_is_not_called_one():
+    copy, original = measured("Cem", 0, 0.5, arrival=2.0), measured("Ada", 0, 0.5, arrival=1.0)
+    withdrawal = Withdrawal(sha256=copy.sha256, reason="a slip", date=date(2026, 11, 28))
+    (line,) = merge.merged(Submissions([copy, original], (withdrawal,), [])).like_withdrawn
+    assert line.why == f"has the outcomes of {copy.file}, which was withdrawn, and counts: it was merged first"
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_costs_of_a_row_are_those_of_whose_results_came_first(is_last):
+    more = measured("Bob", 0, 0.1, weights="Ada", attack="apgd-ce", arrival=9.0)
+    cost = more.result.defense_cost.model_copy(update={"train_seconds_per_epoch": 1e-9})
+    more = more._replace(result=more.result.model_copy(update={"defense_cost": cost}))
+    (table,), _ = tables(*([ADA[0], more] if is_last else [more, ADA[0]]))
+    assert table.rows[0].values["train_seconds"].number == ADA[0].result.defense_cost.train_seconds_per_epoch

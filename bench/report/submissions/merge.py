@@ -112,6 +112,8 @@ def merged(submissions: Submissions) -> Merged:
         agreeing.sort(key=lambda entry: (entry is not first, order(entry)))
         counting.append(_Counting(first, result, agreeing))
     counting = _known_equally(counting, differing)
+    # Of what a row says once, such as its costs, the last result has it: the one that nobody could copy.
+    counting.sort(key=lambda each: (_known(each.first), each.first.arrival), reverse=True)
     keys = Keys()
     shown = {keys.comparison_key(each.result.cell): each.first for each in counting}
     all_older = [
@@ -339,6 +341,13 @@ def taken_back(submissions: Submissions) -> list[Taken]:
     return _withdrawn(submissions)[1]
 
 
+def _why(entry: Entry, other: Entry) -> str:
+    """Return what is to be done about an entry like one that was withdrawn, or why it is no copy of it."""
+    if _known(entry) < _known(other):
+        return f"more is known of it; {_ASK}"
+    return "it was merged first" if entry.arrival < other.arrival else _ASK
+
+
 def _like_withdrawn(entries: Iterable[Entry], taken: Iterable[Taken]) -> list[LeftOut]:
     """Return which results have the outcomes of one that was withdrawn: copies of it with other seconds, or not."""
     by_outcomes = {
@@ -346,7 +355,7 @@ def _like_withdrawn(entries: Iterable[Entry], taken: Iterable[Taken]) -> list[Le
     }
     alike = ((entry, by_outcomes.get((entry.result.key, *_outcomes(entry)))) for entry in entries)
     return [
-        LeftOut(entry.file, f"has the outcomes of {other.file}, which was withdrawn, and counts: {_ASK}")
+        LeftOut(entry.file, f"has the outcomes of {other.file}, which was withdrawn, and counts: {_why(entry, other)}")
         for entry, other in alike
         if other is not None and entry.result.status == "done"
     ]
