@@ -346,3 +346,29 @@ def test_costs_of_a_row_are_those_of_whose_results_came_first(is_last):
     more = more._replace(result=more.result.model_copy(update={"defense_cost": cost}))
     (table,), _ = tables(*([ADA[0], more] if is_last else [more, ADA[0]]))
     assert table.rows[0].values["train_seconds"].number == ADA[0].result.defense_cost.train_seconds_per_epoch
+
+
+def test_an_attack_that_somebody_adds_for_some_seeds_counts_for_nothing_else():
+    def of_two_attacks(who, recipe):
+        passes = (("pgd", 0.5), ("fgsm", 0.6))
+        return [measured(who, s, share, attack=name, recipe=recipe) for name, share in passes for s in range(3)]
+
+    own = [*of_two_attacks("Ada", "standard"), *of_two_attacks("Zoe", "pgd-at")]
+    added = [measured("Bob", seed, 0.1, weights="Ada", attack="apgd-ce", arrival=9.0) for seed in range(3)]
+
+    def ranked(*entries):
+        (table,), _ = tables(*entries)
+        (row,) = [row for row in table.rows if row.defense == "standard"]
+        values = {column.label: row.values.get(column.id) for column in table.columns}
+        return values["robust accuracy, worst case"], values.get("apgd-ce"), table.ranking and len(table.ranking.ranks)
+
+    before, _, ranks = ranked(*own)
+    worst, shown, ranks_after = ranked(*own, *added[:2])
+    assert worst == before and ranks == ranks_after == 2
+    assert shown.number is not None and shown.partial and "not-all-seeds" in shown.footnotes
+    # For all seeds it is an attack as any other, and breaks what it breaks.
+    worst, shown, _ = ranked(*own, *added)
+    assert worst.number < before.number and shown.footnotes == ()
+    # Who has the row may leave seeds out, and say so.
+    worst, shown, _ = ranked(*own, measured("Ada", 0, 0.1, attack="apgd-ce"))
+    assert "1 of 3 seeds" in worst.footnotes and shown.footnotes == ()

@@ -14,9 +14,10 @@ Result = TypeVar("Result", bound=Measured)
 NOT_REPEATED = "not-repeated"
 NOT_PLAUSIBLE = "not-plausible"
 IMAGES_NOT_COMPARED = "images-not-compared"
+NOT_ALL_SEEDS = "not-all-seeds"
 #: Of an attack that changed nothing.
 NO_OP = "no-op"
-UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED})
+UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED, NOT_ALL_SEEDS})
 
 MEANINGS: Mapping[str, str] = {
     "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
@@ -37,6 +38,7 @@ MEANINGS: Mapping[str, str] = {
     "measured-differently": "another submission, of which as much is known, has other outcomes for it",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
+    "not-all-seeds": "somebody else added it to the row, and not for all of its seeds",
     "not-plausible": "the passes that are stated are not those of the attack with its settings",
     "not-repeated": "the word of those who measured: nobody else made the predictions again",
     "not-deterministic": "answers differ from call to call with the same draws",

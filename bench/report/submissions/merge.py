@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from bench.keys import Keys
-from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NO_OP, NOT_PLAUSIBLE, NOT_REPEATED
+from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NO_OP, NOT_ALL_SEEDS, NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.form import Withdrawal
@@ -111,7 +111,7 @@ def merged(submissions: Submissions) -> Merged:
         result = first.result.model_copy(update={"flags": tuple(sorted(flags))})
         agreeing.sort(key=lambda entry: (entry is not first, order(entry)))
         counting.append(_Counting(first, result, agreeing))
-    counting = _known_equally(counting, differing)
+    counting = _of_all_seeds(_known_equally(counting, differing), groups)
     # Of what a row says once, such as its costs, the last result has it: the one that nobody could copy.
     counting.sort(key=lambda each: (_known(each.first), each.first.arrival), reverse=True)
     keys = Keys()
@@ -174,6 +174,31 @@ def _known_equally(counting: Iterable[_Counting], differing: list[Differing]) ->
                 why = f"another seed ({each.result.cell.seed:,}) of the same recipe, of which less is known"
                 differing += (Differing(entry, None, why) for entry in each.agreeing)
     return kept
+
+
+def _of_all_seeds(counting: Iterable[_Counting], groups: weights.Groups) -> list[_Counting]:
+    """Return what counts with a mark on attacks that others added to a row, and not for all seeds that it has.
+
+    Else the worst case of a row would be that of the seeds that somebody chose.
+    """
+    counting, keys = list(counting), Keys()
+    columns: dict[str, list[_Counting]] = defaultdict(list)
+    for each in counting:
+        columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
+    added = [own for own in columns.values() if not any(groups.is_of_owner(each.agreeing) for each in own)]
+    wanted: dict[weights.Row, set[int]] = defaultdict(set)
+    for each in counting:
+        if groups.is_of_owner(each.agreeing):
+            wanted[groups.row(each.first)].add(each.result.cell.seed)
+    lacking = [own for own in added if wanted[groups.row(own[0].first)] - {each.result.cell.seed for each in own}]
+    marked = {id(each) for each in chain.from_iterable(lacking)}
+    return [
+        each._replace(result=_flagged(each.result, NOT_ALL_SEEDS)) if id(each) in marked else each for each in counting
+    ]
+
+
+def _flagged(result: CellResult, flag: str) -> CellResult:
+    return result.model_copy(update={"flags": tuple(sorted({*result.flags, flag}))})
 
 
 def _unseeded(cell: Cell) -> Cell:

@@ -29,7 +29,7 @@ class Network(NamedTuple):
 
 
 #: What a row of a table is of: the images, the recipe, and the step, as text.
-_Row = tuple[str, str, str]
+Row = tuple[str, str, str]
 #: Who gives a result, in which submission; receipts alone are of none.
 _Source = tuple[str, str]
 #: A result: its file and its key.
@@ -46,10 +46,10 @@ class Groups(NamedTuple):
         shown: whose seeds a row averages.
     """
 
-    of: Mapping[_Place, tuple[Network, _Row]]
+    of: Mapping[_Place, tuple[Network, Row]]
     ranked: Mapping[tuple[str, int], str]
     owners: Mapping[Network, Entry]
-    shown: Mapping[_Row, Entry]
+    shown: Mapping[Row, Entry]
 
     def is_ranked(self, entry: Entry) -> bool:
         """Say whether tables may show an entry: a row is of the same weights, and of the seeds of one submission."""
@@ -66,6 +66,14 @@ class Groups(NamedTuple):
         if own.fingerprint == ranked:
             return ""
         return f"other weights of the same recipe ({own.fingerprint[:_DIGITS]}, ranked are {ranked[:_DIGITS]})"
+
+    def row(self, entry: Entry) -> Row:
+        """Return the row that an entry is of."""
+        return self.of[_place(entry)][1]
+
+    def is_of_owner(self, entries: Iterable[Entry]) -> bool:
+        """Say whether one of some entries is of the submission whose seeds their row averages."""
+        return any(_source(entry) == _source(self.shown[self.row(entry)]) for entry in entries)
 
     def may_be_one(self, entry: Entry, other: Entry) -> bool:
         """Say whether two entries are of the same weights, as far as is known: a run file does not name them."""
@@ -89,8 +97,8 @@ def groups(entries: Iterable[Entry]) -> Groups:
     ranked: dict[tuple[str, int], str] = {}
     for network in _by_weight(members, owners):
         ranked.setdefault((network.recipe, network.seed), network.fingerprint)
-    by_row: dict[_Row, dict[_Source, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    shown: dict[_Row, Entry] = {}
+    by_row: dict[Row, dict[_Source, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    shown: dict[Row, Entry] = {}
     for entry in entries:
         network, row = of[_place(entry)]
         counting = network._replace(fingerprint=ranked[network.recipe, network.seed])
@@ -139,14 +147,14 @@ def _weight(own: Iterable[Entry]) -> tuple[int, int, int, int, int, float, str]:
     return whole, halved, receipts, len(people), len(states), -first, min(entry.sha256 for entry in own)
 
 
-def _networks(entries: Iterable[Entry]) -> dict[_Place, tuple[Network, _Row]]:
+def _networks(entries: Iterable[Entry]) -> dict[_Place, tuple[Network, Row]]:
     """Return the network of each entry, and the row that it is of.
 
     A receipt names its weights by hash, and so does every result on a file of weights. A run file does not name those
     of a training: they are those of the receipt that answers the same to every clean image under the same step, else
     its own.
     """
-    of: dict[_Place, tuple[Network, _Row]] = {}
+    of: dict[_Place, tuple[Network, Row]] = {}
     known: dict[_Answers, str] = {}
     keys, recipes = Keys(), Once[ModelRef, tuple[str, str]](_recipe)
     runs: dict[tuple[str, str], list[Entry]] = defaultdict(list)
