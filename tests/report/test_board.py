@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 
 from bench import load_results
+from bench.keys import cell_key
 from bench.report.leaderboard.tables import WORST_LABEL, build
 from bench.report.render.export import as_json, comma_separated
 from bench.report.render.html import render
@@ -184,6 +185,24 @@ def test_other_images_make_another_table_and_say_so():
     tables = build([first, other]).tables
     assert len(tables) == 2
     assert all("another image list" in table.notes[0] for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"interpolation": "bicubic"}, "another image size than its namesake: 32x32, bicubic where they were resized"),
+        ({"data_sha": "0" * 64}, "another image set than its namesake: images #0000"),
+        ({"num_classes": 5}, "another list of classes than its namesake: 5 classes"),
+        ({"subset": "stratified", "interpolation": "bicubic"}, "another image list and image size than its namesake: images #"),
+    ],
+)
+def test_a_note_says_in_what_images_differ(changes, note):
+    first = result(clean=[True] * 10)
+    data = first.cell.data.model_copy(update=changes)
+    cell = first.cell.model_copy(update={"data": data})
+    other = first.model_copy(update={"cell": cell, "key": cell_key(cell)})
+    notes = {table.notes[0] for table in build([first, other]).tables}
+    assert any(each.startswith(note) for each in notes), notes
 
 
 def test_every_table_has_the_same_fields_in_json():

@@ -246,3 +246,30 @@ def test_training_images_are_compared_with_those_that_are_here(honest, tmp_path,
     assert code == 1 and line.endswith("and names other rows than 'stratified' takes from them")
     code, line = said(as_cifar)
     assert code == 0 and line.startswith("said         training: it says that it was trained on 100 images of cifar10")
+
+
+def test_how_many_draws_are_averaged_means_nothing_where_none_are_made(honest, tmp_path):
+    root = tmp_path / "submissions"
+
+    def once(body):
+        body["result"]["cell"]["attack"]["eot"] = 1
+        body["by"] = "Bob"
+        body["result"]["cost"]["seconds_per_example"] *= 2
+        with_key(body)
+
+    (root / "ada").mkdir(parents=True)
+    (root / "bob").mkdir()
+    for name in ("jpeg", "resize-pad"):
+        shutil.copy(receipt(honest, f"{name}-fgsm-adaptive"), root / "ada" / f"{name}.receipt")
+    for name in ("ada", "bob"):
+        (root / name / "submission.toml").write_text(f'who = "{name}"\n', encoding="utf-8")
+    forged(root / "ada" / "jpeg.receipt", root / "bob" / "jpeg.receipt", once)
+    for present in (("ada", "bob"), ("bob",)):
+        # Also where those who state one draw are alone in their row.
+        if present == ("bob",):
+            (root / "ada" / "jpeg.receipt").unlink()
+        merged = merge.merged(submitted.read(root, None, command.version()))
+        assert sorted(len(own) for own in merged.sources.values()) == sorted([1, len(present)])
+        (table,) = build(merged.ranked).tables
+        assert [column.label for column in table.columns if column.kind == "attack"] == ["fgsm"]
+        assert set(merged.sources) == {each.key for each in merged.ranked}

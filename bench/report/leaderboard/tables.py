@@ -370,13 +370,37 @@ class _Called(NamedTuple):
         label = labels[content[1]] if has_params else name
         of_network = label if has_params else f"code #{network.code_sha[:4]}"
         known = (
-            ("image list", f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"),
+            _of_images(data, [own[0].cell.data for own in namesakes.values()]),
             ("network", of_network),
             ("protocol", f"protocol {content[2]}"),
         )
         differing = [words for part, words in enumerate(known) if len({each[part] for each in namesakes}) > 1]
         what, about = (" and ".join(each) for each in zip(*differing, strict=True)) if differing else ("", "")
         return cls(rename.get(label, label), f"another {what} than its namesake: {about}" if what else "")
+
+
+def _of_images(data: DataRef, others: Iterable[DataRef]) -> tuple[str, str]:
+    """Return in what the images of a table differ from those of its namesakes, and what they are there."""
+    others = list(others)
+
+    def differs(*names: str) -> bool:
+        return any(len({getattr(each, name) for each in others}) > 1 for name in names)
+
+    size = "x".join(map(str, data.image_shape[1:]))
+    resized = data.prepared or f"{size}, {data.interpolation} where they were resized"
+    parts = {
+        "image list": (
+            differs("indices_sha", "subset", "n"),
+            f"images #{data.indices_sha[:4]} of {data.subset} {data.n}",
+        ),
+        "image size": (differs("image_shape", "interpolation", "preprocessing"), resized),
+        "list of classes": (differs("num_classes", "classes"), f"{data.num_classes} classes"),
+    }
+    known = [(what, words) for what, (has_others, words) in parts.items() if has_others]
+    # Of another list or size the hash is another, too.
+    known = known or [("image set", f"images #{data.data_sha[:4]}")]
+    what, words = (" and ".join(each) for each in zip(*known, strict=True))
+    return what, words
 
 
 def _checked(results: Iterable[CellResult]) -> list[CellResult]:

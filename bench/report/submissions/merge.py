@@ -17,6 +17,7 @@ from bench.keys import Keys
 from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NO_OP, NOT_ALL_SEEDS, NOT_PLAUSIBLE, NOT_REPEATED
 from bench.report.receipts import passes
 from bench.report.submissions import weights
+from bench.report.submissions.averaged import as_others_state
 from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.identity import identified
 from bench.report.submissions.images import of_one_set
@@ -84,7 +85,7 @@ def merged(submissions: Submissions) -> Merged:
     """Return which results count."""
     remarks: list[LeftOut] = []
     unreplaced: list[LeftOut] = []
-    submissions = submissions._replace(entries=[*map(_exact, submissions.entries)])
+    submissions = submissions._replace(entries=as_others_state(map(_exact, submissions.entries)))
     entries, taken = _withdrawn(submissions)
     like_withdrawn = _like_withdrawn(entries, taken)
     entries = _measured_once(of_one_set(identified(entries), remarks), remarks)
