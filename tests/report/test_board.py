@@ -190,10 +190,13 @@ def test_other_images_make_another_table_and_say_so():
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"interpolation": "bicubic"}, "another image size than its namesake: 32x32, bicubic where they were resized"),
+        ({"interpolation": "bicubic"}, "another image size than its namesake: 16x16, bicubic where they were resized"),
         ({"data_sha": "0" * 64}, "another image set than its namesake: images #0000"),
         ({"num_classes": 5}, "another list of classes than its namesake: 5 classes"),
-        ({"subset": "stratified", "interpolation": "bicubic"}, "another image list and image size than its namesake: images #"),
+        (
+            {"subset": "stratified", "interpolation": "bicubic"},
+            "another image list and image size than its namesake: images #",
+        ),
     ],
 )
 def test_a_note_says_in_what_images_differ(changes, note):

@@ -36,7 +36,8 @@ def _called(attack: AttackRef) -> str:
 
 def _as_others(entry: Entry, drawing: dict[str, set[int]], others: dict[str, set[int]], keys: Keys) -> Entry:
     result = entry.result
-    cell, attack, metrics = result.cell, result.cell.attack, result.metrics
+    cell, metrics = result.cell, result.metrics
+    attack = cell.attack
     # Only an adaptive attacker sees a step that could draw.
     if attack is None or metrics is None or cell.access != "adaptive" or metrics.robust_mean is not None:
         return entry
