@@ -97,6 +97,36 @@ def receipt(folder, name):
     return next(path for path in sorted((folder / "submissions" / "ada").glob("*.receipt")) if name in path.name)
 
 
+def test_weights_exported_in_half_precision_are_those_that_receipts_state(honest, tmp_path, capsys):
+    root, half = tmp_path / "submissions", tmp_path / "submissions" / "bob"
+    half.mkdir(parents=True)
+    names = []
+    for training in sorted((honest / "store" / "train").iterdir()):
+        out = tmp_path / training.name
+        options = ("--store", str(honest / "store"), "--out", str(out), "--half")
+        assert main(["export", "weights", training.name[:12], *options]) == 0
+        names.append(f"h{len(names)}.safetensors")
+        shutil.copy(out / "model.safetensors", half / names[-1])
+    (half / "submission.toml").write_text(f'who = "Bob"\nweights = {names}\n', encoding="utf-8")
+    for path in (honest / "submissions" / "ada").glob("*fgsm-*.receipt"):
+        if "tpap" not in path.name:
+            shutil.copy(path, half)
+    _, lines = verified(root, tmp_path / "halved", capsys)
+    # Each is predicted with them; of answers near a boundary some may be others.
+    assert len(lines) > 5
+    assert {words for state, words in lines.values() if state == "holds"} <= {
+        "predictions repeated, with weights in half precision"
+    }
+    assert all("answers: " in words for state, words in lines.values() if state == "refused")
+    entries = merge.merged(submitted.read(root, tmp_path / "halved", command.version())).sources.values()
+    assert {entry.state for own in entries for entry in own} <= {"repeated in half"}
+    # With the whole ones every receipt is repeated, and the report of the half ones made again.
+    shutil.copytree(honest / "submissions" / "ada", root / "ada", ignore=shutil.ignore_patterns("*.receipt"))
+    shutil.copy(receipt(honest, "standard-fgsm-white"), root / "ada")
+    code, lines = verified(root, tmp_path / "halved", capsys)
+    assert code == 0 and {words for _, words in lines.values()} == {"predictions repeated"}
+
+
 def as_cifar(body):
     """Call the images CIFAR-10, of which no copy is here, in grey and made small."""
     cell = body["result"]["cell"]

@@ -22,6 +22,7 @@ from bench.report.receipts import verdict
 from bench.report.receipts.passes import remark
 from bench.report.receipts.read import Contradiction, NoReceipt, read
 from bench.report.receipts.redacted import redacted
+from bench.report.receipts.weights import of_files
 from bench.stats import wilson
 from bench.store.working_store import Store
 from bench.types import Cell, ModelRef, UsageError
@@ -784,6 +785,16 @@ def test_weights_in_half_precision_are_taken_and_said(folder, tmp_path, capsys):
     # Answers are judged as they are.
     assert (code, "140 of 140 repeated" in said) in ((0, True), (1, False), (1, True))
     assert said.endswith("; predicted with weights in half precision\n")
+    # A hash that is not that of their rounding is refuted by the whole ones, and a file that was not rounded is none.
+    (whole,) = (folder / "store" / "train").glob("*/weights.safetensors")
+    state = lambda value: lambda body: body.update(halved=dict.fromkeys(body["halved"], value))  # noqa: E731
+    false = forged(path, tmp_path / "false.receipt", state("0" * 64))
+    assert verify(folder, false, "--weights", str(whole)) == 1
+    assert "refuted      weights: it states a hash of small-cnn in half precision" in capsys.readouterr().out
+    save_file({name: tensor * 1.25 for name, tensor in load_file(whole).items()}, tmp_path / "other.safetensors")
+    claimed = forged(path, tmp_path / "claimed.receipt", state(of_files([tmp_path / "other.safetensors"])))
+    assert verify(folder, claimed, "--weights", str(tmp_path / "other.safetensors")) == 2
+    assert "its numbers were not rounded to float16" in capsys.readouterr().err
     # A receipt that does not state their hash knows them not.
     old = forged(path, tmp_path / "f.receipt", lambda body: body.pop("halved"))
     assert verify(folder, old) == 0 and verify(folder, old, "--weights", str(out)) == 2

@@ -1005,6 +1005,22 @@ def test_a_false_claim_on_weights_that_somebody_gave_is_refused(submissions, tmp
     assert "refused  bob/fgsm.receipt: it does not hold: " in capsys.readouterr().out
 
 
+def test_weights_that_cannot_be_read_are_said_and_hinder_nobody(submissions, tmp_path, capsys):
+    root = tmp_path / "submissions"
+    shutil.copytree(submissions / "bob", root / "bob")
+    whole = (submissions / "ada" / "net.safetensors").read_bytes()
+    folder_of(root, "ann", submissions / "ada" / "fgsm.receipt", submissions / "ada" / "net.safetensors")
+    (root / "ann" / "net.safetensors").write_bytes(whole[:-40])
+    verify = ["verify", str(root), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(verify) == 0
+    lines = capsys.readouterr().out
+    assert "ann/fgsm.receipt: consistent, not repeated (net.safetensors: is no readable weights file: " in lines
+    assert "bob/fgsm.receipt: consistent, not repeated (no weights)" in lines
+    shutil.copytree(submissions / "ada", root / "zoe")
+    assert main(verify) == 0
+    assert capsys.readouterr().out.count(": predictions repeated\n") == 3
+
+
 def test_a_file_of_weights_is_hashed_once(submissions, tmp_path, monkeypatch):
     root, hashed = tmp_path / "submissions", []
     shutil.copytree(submissions, root)

@@ -29,7 +29,8 @@ from bench.report.submissions.read import (
 )
 from bench.store import files
 from bench.store.outputs import write_into
-from bench.types import UsageError
+from bench.types import UsageError, first_line
+from bench.visible import visible
 
 #: Of a hash that a line names.
 _DIGITS = 12
@@ -218,8 +219,17 @@ class Checker(NamedTuple):
         why = passes.remark(receipt.result)
         return Line(file, words if why is None else f"{words}; not plausible: {why}")
 
+    def _damaged(self, folder: Folder) -> str:
+        """Return why a file of weights of a submission cannot be read; empty where all can."""
+        for path in folder.weights:
+            try:
+                self.hashes.tensors(path)
+            except (UsageError, OSError) as error:
+                return visible(f"{path.name}: {first_line(error).removeprefix(f'{path} ')}")
+        return ""
+
     def _checked(self, folder: Folder, path: Path, receipt: Receipt, own: Sequence[Path]) -> Report:
-        why = _OTHERS if folder.weights else folder.without_weights
+        why = self._damaged(folder) or (_OTHERS if folder.weights else folder.without_weights)
         if own:
             try:
                 given = [str(each) for each in own]
