@@ -1005,6 +1005,22 @@ def test_a_false_claim_on_weights_that_somebody_gave_is_refused(submissions, tmp
     assert "refused  bob/fgsm.receipt: it does not hold: " in capsys.readouterr().out
 
 
+def test_a_report_is_made_again_when_the_set_has_come(submissions, tmp_path, capsys):
+    out, verify = tmp_path / "out", ["verify", str(submissions), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(verify) == 0
+    # As of a time at which the set was not there.
+    for path in out.iterdir():
+        body = json.loads(path.read_text(encoding="utf-8"))
+        (images,) = [each for each in body["findings"] if each["check"] == "images"]
+        images["state"] = "not checked"
+        path.write_text(json.dumps(body), encoding="utf-8")
+    assert {entry.are_images_known for entry in read.read(submissions, out, command.version()).entries} == {False}
+    capsys.readouterr()
+    assert main(verify) == 0
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["predictions repeated"] * 2
+    assert {entry.are_images_known for entry in read.read(submissions, out, command.version()).entries} == {True}
+
+
 def test_weights_that_cannot_be_read_are_said_and_hinder_nobody(submissions, tmp_path, capsys):
     root = tmp_path / "submissions"
     shutil.copytree(submissions / "bob", root / "bob")

@@ -14,6 +14,7 @@ from bench.report.receipts.read import Receipt, name_of
 from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
 from bench.report.receipts.weights import Hashes
+from bench.report.render.outside import require_images
 from bench.report.submissions import form, merge, reports
 from bench.report.submissions.read import (
     MOST_BYTES,
@@ -202,11 +203,12 @@ class Checker(NamedTuple):
         require_possible(path, receipt.result)
         shown = reports.read(self.out, receipt.sha256, self.version)
         own: list[Path] = []
-        if shown is None or shown.lacks_weights:
+        has_images = shown is not None and self._has_images_now(receipt, shown)
+        if shown is None or shown.lacks_weights or has_images:
             # Those of a submission itself first; somebody else, or a later pull request, may give them as well.
             own = repeat.own_of(receipt, [*folder.weights, *weights], self.hashes)
         given = {self.hashes.file(each) for each in own}
-        if shown is None or not given <= shown.given:
+        if shown is None or not given <= shown.given or has_images:
             report = self._checked(folder, path, receipt, own)
             write_into(
                 reports.path_of(self.out, receipt.sha256), reports.written(report.as_json(), self.version, given)
@@ -218,6 +220,16 @@ class Checker(NamedTuple):
         words += "" if shown.are_images_known else "; images not compared with their set"
         why = passes.remark(receipt.result)
         return Line(file, words if why is None else f"{words}; not plausible: {why}")
+
+    def _has_images_now(self, receipt: Receipt, shown: reports.Shown) -> bool:
+        """Say whether images can be compared with their set that could not when a report was made."""
+        if shown.are_images_known or shown.refuted is not None:
+            return False
+        try:
+            require_images(receipt.result.cell.data, self.data_folder, trusted=False)
+        except UsageError:
+            return False
+        return True
 
     def _damaged(self, folder: Folder) -> str:
         """Return why a file of weights of a submission cannot be read; empty where all can."""
