@@ -129,11 +129,7 @@ def test_weights_exported_in_half_precision_are_those_that_receipts_state(honest
 
 def as_cifar(body):
     """Call the images CIFAR-10, of which no copy is here, in grey and made small."""
-    cell = body["result"]["cell"]
-    body["result"]["names"]["dataset"] = "cifar10"
-    for images in of_images(cell):
-        images["name"] = "cifar10"
-    with_key(body)
+    named(body, "cifar10")
 
 
 def submit(root, name, source, **more):
@@ -223,6 +219,13 @@ def of(what, **changes):
     return change
 
 
+def named(body, name):
+    body["result"]["names"]["dataset"] = name
+    for images in of_images(body["result"]["cell"]):
+        images["name"] = name
+    with_key(body)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -232,6 +235,7 @@ def of(what, **changes):
         (of("training", name="cifar10"), "trained on cifar10 train, and a run trains"),
         (of("training", image_shape=(1, 16, 16)), "trained on images of another shape"),
         (of("training", num_classes=11), "digits has 10 classes, and 11 are named"),
+        (lambda body: named(body, "cifar10-c:mist:3"), "it cannot be measured on its images: "),
         (of("images", num_classes=100), "digits has 10 classes, and 100 are named"),
         (of("images", interpolation="bicubic"), "they are said to be resized (bicubic)"),
     ],

@@ -10,11 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bench.data import named_set
 from bench.data.rows import sha_of_rows
 from bench.keys import DRAWS, Keys, models_of, training_key
 from bench.report.receipts import form
-from bench.report.receipts.datasets import wrong_images
+from bench.report.receipts.datasets import images_of, wrong_images
 from bench.report.receipts.form import Claims
 from bench.report.receipts.methods import impossible
 from bench.report.receipts.names import misnamed
@@ -125,9 +124,8 @@ def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
         yield f"it counts rows twice: its {len(rows):,} images are {len(np.unique(rows)):,} rows of the set"
     if sha_of_rows(rows) != data.indices_sha:
         yield "its rows are not those that its cell names by their hash"
-    named = named_set(data.name)
-    if named is not None and rows.max() >= named.splits.get(data.split, 0):
-        yield f"it has row {rows.max()}, and {data.name} has {named.splits.get(data.split, 0):,} {data.split} images"
+    if (total := images_of(data)) is not None and rows.max() >= total:
+        yield f"it has row {rows.max()}, and {data.name} has {total:,} {data.split} images"
     if data.subset == "first" and (other := np.flatnonzero(rows != np.arange(data.n))).size:
         yield (
             f"it says that its images are the first {data.n:,} of the set, and its image {other[0]:,} is row "

@@ -44,6 +44,15 @@ def trained_on(cell: Cell) -> list[DataRef]:
     return list(dict.fromkeys(each.data for each in weights if isinstance(each, TrainRef)))
 
 
+def images_of(data: DataRef) -> int | None:
+    """Return how many images the split of a named set has; ``None`` where no such set, or no part of it, is known."""
+    try:
+        entry = named_set(data.name)
+    except UsageError:
+        return None
+    return None if entry is None else entry.splits.get(data.split, 0)
+
+
 def _wrong(data: DataRef) -> str | None:
     try:
         entry = named_set(data.name)
