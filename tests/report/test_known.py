@@ -1,5 +1,6 @@
 """What is known of a submitted receipt is true: honest ones are never accused, and false claims on images are seen."""
 
+import json
 import shutil
 
 import numpy as np
@@ -168,6 +169,24 @@ def test_a_number_whose_images_nobody_compared_is_marked_and_not_ranked(honest, 
         assert not any(table.mark(row, column) for row in table.rows for column in shown)
     texts = [write(board, people) for write in render.FORMATS.values()]
     assert all("images-not-compared" in text for text in (*texts, latex(board)))
+
+
+def test_receipts_alone_are_marked_where_images_were_not_compared(honest, tmp_path, capsys):
+    weights = sorted((honest / "submissions" / "ada").glob("*.safetensors"))
+    path = forged(receipt(honest, "standard-fgsm-white"), tmp_path / "a.receipt", as_cifar)
+
+    def flags():
+        capsys.readouterr()
+        assert main(["leaderboard", "--receipts", str(path), "--json"]) == 0
+        (cell,) = json.loads(capsys.readouterr().out)["cells"]
+        return {"not-repeated", "images-not-compared"} & set(cell["flags"])
+
+    # Of none anything was looked at, which tells nothing of one.
+    assert flags() == set()
+    for each in weights:
+        if main(["verify", str(path), "--weights", str(each), "--out", f"{path}.json"]) == 0:
+            break
+    assert flags() == {"images-not-compared"}
 
 
 def test_of_two_lists_of_one_set_with_other_images_one_counts(honest, tmp_path):

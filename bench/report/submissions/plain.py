@@ -142,9 +142,10 @@ def _under(receipt: Receipt, key: str) -> Receipt:
 
 
 def _marked(results: Iterable[CellResult], entries: Iterable[Entry]) -> Iterator[CellResult]:
-    """Yield results without the marks that tell nothing, as they are so of all: nobody repeated or compared any."""
+    """Yield results without the marks that tell nothing, as nobody looked at any: repeated or compared none."""
     entries = list(entries)
-    untold = set() if any(entry.state in REPEATED for entry in entries) else {NOT_REPEATED}
-    untold |= set() if any(entry.are_images_known for entry in entries) else {IMAGES_NOT_COMPARED}
+    are_repeated = any(entry.state in REPEATED for entry in entries)
+    are_compared = are_repeated or any(entry.are_images_known for entry in entries)
+    untold = (set() if are_repeated else {NOT_REPEATED}) | (set() if are_compared else {IMAGES_NOT_COMPARED})
     for result in results:
         yield result.model_copy(update={"flags": tuple(flag for flag in result.flags if flag not in untold)})
