@@ -47,6 +47,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="weights to predict again with, also a folder of export weights, or pyautoattack; once for each network",
     )
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument(
+        "--fetch",
+        action="append",
+        default=[],
+        metavar="SET",
+        help="download this image set first if it is not here, such as cifar10; may be repeated",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto", help="default: auto")
     parser.add_argument(
         "--sample", type=options.number, metavar="N", help="predict only so many images again, chosen by chance"
@@ -75,6 +82,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    _fetch(args)
     plain: list[Path] = []
     if any(path.is_dir() for path in args.receipt):
         if len(args.receipt) > 1:
@@ -95,6 +103,15 @@ def main(args: argparse.Namespace) -> int:
         _write(args.out, report)
         return 1 if report.verdict == "does not hold" else 0
     return _several(args)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    """Raises UsageError: a set that is asked for is not known, or can be had nowhere."""
+    from bench.data import fetch
+
+    for name in args.fetch:
+        with args.display.phase(f"looking for {name}, or downloading it"):
+            fetch(name, options.data_folder(args))
 
 
 def _plain(folder: Path) -> list[Path]:

@@ -442,6 +442,21 @@ def _location(name: str, folder: Path | None) -> DatasetLocation:
     return _own(name) if entry is None else locate(entry, folder)
 
 
+def fetch(name: str, folder: Path | None) -> None:
+    """Download a set that Crossfire knows by name, if it is neither in a folder that is looked at nor in the cache.
+
+    Args:
+        name: of the set.
+        folder: where to look first.
+
+    Raises:
+        UsageError: there is no set of that name, or it can be had nowhere.
+    """
+    if named_set(name) is None:
+        raise UsageError(unknown("dataset", name, NAMED))
+    _location(name, folder)
+
+
 def _own(name: str) -> DatasetLocation:
     kind, colon, path = name.partition(":")
     if not colon or kind not in ("parquet", "folder"):

@@ -74,7 +74,8 @@ class Leaderboard:
         # As the action takes it, 0 is all of the history.
         cut = ("--depth", str(depth)) if depth else ()
         git(workspace, "clone", "--quiet", *cut, f"file://{self.repository}", "leaderboard")
-        environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        sets = {"SETS": self.workflow["env"]["SETS"], **os.environ}
+        environment = {**sets, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         log = ""
         for step in self.workflow["jobs"][name]["steps"]:
             if "run" not in step or step["name"] == "Install Crossfire":

@@ -1,12 +1,15 @@
 """What is known of a submitted receipt is true: honest ones are never accused, and false claims on images are seen."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.cli import command, main
+from bench.data import named as named_sets
 from bench.data.rows import sha_of_rows
 from bench.keys import training_key
 from bench.report.leaderboard.tables import build
@@ -326,3 +329,35 @@ def test_how_many_draws_are_averaged_means_nothing_where_none_are_made(honest, t
         (table,) = build(merged.ranked).tables
         assert [column.label for column in table.columns if column.kind == "attack"] == ["fgsm"]
         assert set(merged.sources) == {each.key for each in merged.ranked}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("cifar-10", "'cifar-10'"), ("cifar10", "dataset cifar10 not found: .*CROSSFIRE_OFFLINE")]
+)
+def test_a_set_that_cannot_be_fetched_ends_verify_before_anything_is_read(name, why, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CROSSFIRE_OFFLINE", "1")
+    monkeypatch.delenv("CROSSFIRE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["verify", str(tmp_path / "no.receipt"), "--fetch", name, "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(why, line)
+
+
+def test_a_set_that_is_to_be_fetched_is_downloaded_once(honest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CROSSFIRE_OFFLINE", "0")
+    monkeypatch.delenv("CROSSFIRE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+
+    def download(dataset, folder):
+        asked.append(dataset)
+        image = folder / "test" / "airplane" / "0.png"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(image)
+        return folder
+
+    monkeypatch.setattr(named_sets, "_fetch", download)
+    receipt = str(next((honest / "submissions" / "ada").glob("*.receipt")))
+    for _ in range(2):
+        assert main(["verify", receipt, "--fetch", "cifar10", "--fetch", "digits", "--quiet"]) == 0
+    assert asked == ["CIFAR10"]
