@@ -58,14 +58,14 @@ def remark(result: CellResult) -> str | None:
 
 def _most(result: CellResult, attack: AttackRef) -> Passes | None:
     """Return the passes of the base classifier that an image takes at most; ``None`` where that is not known."""
-    from bench.evaluation.passes import passes_of
+    from bench.evaluation.passes import counted_params, passes_of
 
     meta = _meta(attack) or {}
     formula, is_random = meta.get("most") or meta.get("passes"), _is_random(result)
     is_stated = _is_stated(result, attack, is_random=is_random, is_suite=meta.get("early_exit") == "suite")
     if not isinstance(formula, str) or not is_stated or meta.get("purifiers_only"):
         return None
-    asked, cost = passes_of(formula, _params(attack)), result.defense_cost
+    asked, cost = passes_of(formula, counted_params(attack)), result.defense_cost
     if asked is None or attack.step is None:
         return asked
     if cost is None or attack.step.score is not None:
@@ -87,7 +87,7 @@ def undecided(result: CellResult) -> str | None:
 
     It is known also where any number will do: under a budget, and of a search that stalls.
     """
-    from bench.evaluation.passes import passes_of
+    from bench.evaluation.passes import counted_params, passes_of
 
     attack = result.cell.attack
     if attack is None or result.cost is None:
@@ -99,7 +99,7 @@ def undecided(result: CellResult) -> str | None:
     if formula is not None and _is_open(formula, meta, attack):
         return None
     is_stated = _is_stated(result, attack, is_random=_is_random(result), is_suite=meta.get("early_exit") == "suite")
-    if formula is None or not is_stated or passes_of(formula, _params(attack)) is None:
+    if formula is None or not is_stated or passes_of(formula, counted_params(attack)) is None:
         return f"nothing here says what {name} with its settings takes"
     return None
 
@@ -116,7 +116,7 @@ def _number(value: float) -> str:
 
 def _least(result: CellResult, attack: AttackRef) -> list[_Least]:
     """Return what all images, and those that stayed right, take at least, as far as it is known."""
-    from bench.evaluation.passes import passes_of
+    from bench.evaluation.passes import counted_params, passes_of
 
     meta = _meta(attack) or {}
     formula, early_exit = _formula(meta), meta.get("early_exit")
@@ -126,7 +126,7 @@ def _least(result: CellResult, attack: AttackRef) -> list[_Least]:
     is_averaged = is_random and bool(meta.get("averages_draws", True)) and not meta.get("purifiers_only")
     if not _is_stated(result, attack, is_random=is_random, is_suite=early_exit == "suite"):
         return []
-    params = _params(attack)
+    params = counted_params(attack)
     whole, once = passes_of(formula, params), passes_of(formula, _with_one_start(params))
     if whole is None or once is None:
         return []
@@ -175,15 +175,6 @@ def _is_stated(result: CellResult, attack: AttackRef, *, is_random: bool, is_sui
     if "targets" in params and result.cell.data.num_classes < _LEAST_CLASSES:
         return False
     return not is_suite or not (is_random or params.get("version") == "rand")
-
-
-def _params(attack: AttackRef) -> dict[str, Scalar]:
-    """Return the parameters as they come to count: no more targets than wrong classes, and one start that is fixed."""
-    params = dict(attack.attack.params)
-    if params.get("start") == "clean":
-        params = _with_one_start(params)
-    targets = params.get("targets")
-    return params | ({"targets": min(targets, attack.data.num_classes - 1)} if isinstance(targets, int) else {})
 
 
 def _with_one_start(params: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -90,7 +90,9 @@ def takes_back(checker: Checker, before: Path) -> Iterator[Line]:
         own = by_withdrawal[each.sha256]
         files = [f"{entry.file} by {entry.who}" for entry in own if each.names(entry.hashes, entry.folder)]
         copies = [f"{entry.file} by {entry.who}" for entry in own if not each.names(entry.hashes, entry.folder)]
-        words = f"SHA-256 {each.sha256[:_DIGITS]} takes back {', '.join(files) or 'nothing that is there'}"
+        if not files:
+            continue  # What it is of instead is said beside this.
+        words = f"SHA-256 {each.sha256[:_DIGITS]} takes back {', '.join(files)}"
         if len(files) > 1:
             words += ', one file in several folders (only = "FOLDER" takes it back in one)'
         if copies:
