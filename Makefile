@@ -31,7 +31,7 @@ lint: .venv/.test
 	touch $@ .venv/.bench
 
 perf: .venv/.test
-	for each in attacks corruptions training purification report history schedule anytime precision; do $(BIN)/python -m tests.perf.$$each || exit 1; done
+	for each in attacks corruptions training purification report history schedule anytime precision masked; do $(BIN)/python -m tests.perf.$$each || exit 1; done
 	$(BIN)/python -m tests.perf.process pgd
 
 clean:

@@ -18,7 +18,13 @@ _LEAST_SIDE = 3
 
 
 def square_search(
-    target: Target, x: Tensor, y: Tensor, threat: Threat, queries: int, first_fraction: float
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    queries: int,
+    first_fraction: float,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run one random search from a start of its own (Andriushchenko et al., 2020, algorithms 1 to 3).
 
@@ -29,6 +35,7 @@ def square_search(
         threat: L∞ or L2 with its budget.
         queries: forwards per image; none once it is misclassified, unless the function is random.
         first_fraction: share of the pixels in the first squares; the paper's p.
+        start: images within the threat to begin at, shaped as ``x``, instead of the paper's first change.
 
     Returns:
         For each image the iterate of largest margin, shaped as ``x``, and that margin (N,).
@@ -39,7 +46,7 @@ def square_search(
     eps = budget(threat)
     moves = _MOVES[threat.norm]
     channels, height, width = x.shape[1:]
-    x_adv = project(x + moves.start(target, x, eps), x, threat)
+    x_adv = project(x + moves.start(target, x, eps), x, threat) if start is None else start
     loss = margin(target(x_adv), y)
     x_best, best_margin = x_adv.clone(), loss.clone()
     active, x_orig = torch.arange(len(x), device=x.device), x
