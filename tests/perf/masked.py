@@ -1,11 +1,12 @@
 """The cascade beside several runs of AutoAttack, also on networks whose gradients are masked or rough.
 
-``python -m tests.perf.masked`` trains a small network on digits and gives the same images to the cascade and to standard
-AutoAttack, each with seeds of its own. ``missed`` is how many images, in the mean over pairs of runs, stand under the
-cascade that AutoAttack breaks, and ``between`` how many stand under one run of AutoAttack that another breaks: where
-a run has luck of its own no attack misses none. ``gained`` is the reverse of ``missed``. The figures are kept in
-``results/perf``, and the table in docs/adaptive.md is made of them; exit code 1 if the cascade misses more than a run of
-AutoAttack does, or takes more passes.
+``python -m tests.perf.masked`` trains a small network on digits and gives the same images to the cascade and to
+standard AutoAttack, each with seeds of its own. ``missed`` is how many images, in the mean over pairs of runs, stand
+under the cascade that AutoAttack breaks, and ``between`` how many stand under one run of AutoAttack that another
+breaks: where a run has luck of its own no attack misses none. ``gained`` is the reverse of ``missed``. The figures are
+kept in ``results/perf``, and the table in docs/adaptive.md is made of them; exit code 1 if the cascade misses more than
+a run of AutoAttack does, or takes over a fifth more passes, on a network whose gradients lead more than a fifth of
+them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from tests.perf.kept import Limits, keep, missed
 
 #: Runs of each attack, and images.
 RUNS, IMAGES = 3, 100
-#: Of all networks, and of those whose gradients lead where they promise: there only AutoAttack's passes are saved.
-PROMISED: Limits = {"excess": (None, 0.0), "share": (None, 1.0)}
+#: Of networks whose gradients are masked or rough, and of those whose gradients lead where they promise.
+PROMISED: Limits = {"excess": (None, 0.0), "share": (None, 1.2)}
 PROMISED_OF_PLAIN: Limits = {"missed": (None, 0.0), "share": (None, 0.2)}
 
 
