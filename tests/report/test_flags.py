@@ -12,7 +12,8 @@ PAGES = ("adaptive.md", "attacks.md", "reading-the-tables.md")
 #: How the code raises a flag or a note: added to a set, appended to a list, yielded with its cell, or as a constant.
 RAISED = re.compile(
     r'(?:flags\.add|flags \| \{|notes\.append)\(?"([a-z-]+)"|result\.key, "([a-z-]+)"|": "(autoattack-[a-z-]+)"|'
-    r"(?:SURVIVORS_ONLY|TARGETED|DIFFERS|CLEAN_DIFFERS|NOT_REPEATED|NOT_PLAUSIBLE|NOT_ALL_SEEDS|IMAGES_NOT_COMPARED)"
+    r"(?:SURVIVORS_ONLY|TARGETED|DIFFERS|CLEAN_DIFFERS|NOT_REPEATED|NOT_PLAUSIBLE|NOT_ALL_SEEDS|IMAGES_NOT_COMPARED|"
+    r"UNKNOWN_ATTACK|BUDGET_NOT_CHECKED|NO_BUDGET)"
     r' = "([a-z-]+)"'
 )
 

@@ -361,3 +361,63 @@ def test_a_set_that_is_to_be_fetched_is_downloaded_once(honest, tmp_path, monkey
     for _ in range(2):
         assert main(["verify", receipt, "--fetch", "cifar10", "--fetch", "digits", "--quiet"]) == 0
     assert asked == ["CIFAR10"]
+
+
+def called(name, norm=None, eps=None):
+    """Call an attack another, of which there is no code here."""
+
+    def change(body):
+        result = body["result"]
+        result["names"]["attack"] = name
+        result["cell"]["attack"]["attack"] |= {"name": name, "code_sha": "ab" * 32}
+        if norm is not None:
+            result["cell"]["attack"]["threat"] = {"norm": norm, "eps": eps}
+        with_key(body)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "words"),
+    [
+        (called("zzz"), {"unknown-attack"}, "; an attack that is not here: zzz"),
+        (called("torchattacks:Zzz"), {"unknown-attack"}, "; an attack that is not here: torchattacks:Zzz"),
+        (called("sta", "flow"), {"budget-not-checked"}, "; a flow budget cannot be read off images"),
+        (called("fwa", "wasserstein", "1/10"), {"budget-not-checked"}, "; a wasserstein budget cannot be read off"),
+        (called("cw", "l2"), {"no-budget"}, "; no budget to keep to"),
+        (called("zzz", "l2"), {"unknown-attack", "no-budget"}, "; no budget to keep to"),
+    ],
+)
+def test_a_repeated_number_of_what_nobody_can_check_is_marked_and_not_ranked(
+    honest, tmp_path, capsys, change, flags, words
+):
+    root, out = tmp_path / "submissions", tmp_path / "out"
+    shutil.copytree(honest / "submissions" / "ada", root / "ada")
+    for path in (root / "ada").glob("*.receipt"):
+        if not re.search("-(standard|jpeg)-fgsm-", path.name):
+            path.unlink()
+
+    def board():
+        assert verified(root, out, capsys)[0] == 0
+        found = submitted.read(root, out, command.version())
+        merged = merge.merged(found)
+        return build(merged.ranked), render.contributions(found, merged), merged
+
+    (before,) = board()[0].tables
+    (root / "eve").mkdir()
+    for number, path in enumerate((root / "ada").glob("*-standard-fgsm-white*.receipt")):
+        forged(path, root / "eve" / f"{number}.receipt", change)
+    after, people, merged = board()
+    (table,) = after.tables
+    (entry, *_) = [own[0] for own in merged.sources.values() if own[0].folder == "eve"]
+    assert entry.words.startswith("predictions repeated") and words in entry.words
+    marked = [result for result in merged.ranked if flags & set(result.flags)]
+    assert len(marked) == 2 and all(flags <= set(result.flags) for result in marked)
+    # What was ranked before still is, of as many attacks.
+    assert before.ranking is not None and table.ranking == before.ranking
+    for row in table.rows:
+        for column in (column for column in table.columns if column.id in row.values):
+            notes = row.values[column.id].footnotes
+            assert "of 2 attacks" not in str(notes) and not (flags & set(notes) and table.mark(row, column))
+    texts = [write(after, people) for write in render.FORMATS.values()]
+    assert all(flag in text for text in (*texts, latex(after)) for flag in flags)

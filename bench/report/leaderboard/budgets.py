@@ -19,7 +19,7 @@ from itertools import chain, product
 from math import inf
 from statistics import fmean
 
-from bench.report.leaderboard.flags import unproven
+from bench.report.leaderboard.flags import NO_BUDGET, unproven
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.summaries import CellCoord, DefenseCells, Value, mean_value
 from bench.report.leaderboard.tables import Board, Column, Table, column_id
@@ -146,7 +146,9 @@ class BudgetCurve:
             f"{len(shares)} of {len(self.cells.seeds)} seeds": len(shares) < len(self.cells.seeds),
             f"upper bound only: {', '.join(bound)}": bool(bound),
         }
-        footnotes |= dict.fromkeys(unproven(chain.from_iterable(r.flags for r in results)), True)
+        marks = unproven(chain.from_iterable(r.flags for r in results))
+        # Of an attack without a budget it is the distances that count, and these follow from its images.
+        footnotes |= {mark: mark != NO_BUDGET for mark in marks}
         said = [note for note, holds in footnotes.items() if holds]
         value = mean_value(shares, self.cells.n, results, said, flags=False)
         return replace(value, partial=bool(said))

@@ -15,9 +15,16 @@ NOT_REPEATED = "not-repeated"
 NOT_PLAUSIBLE = "not-plausible"
 IMAGES_NOT_COMPARED = "images-not-compared"
 NOT_ALL_SEEDS = "not-all-seeds"
+UNKNOWN_ATTACK = "unknown-attack"
+BUDGET_NOT_CHECKED = "budget-not-checked"
+#: Of an attack that has none: its distances count, and how many images it broke is not ranked.
+NO_BUDGET = "no-budget"
 #: Of an attack that changed nothing.
 NO_OP = "no-op"
-UNPROVEN = frozenset({NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED, NOT_ALL_SEEDS})
+UNPROVEN = frozenset(
+    {NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED, NOT_ALL_SEEDS, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED}
+)
+_UNRANKED = UNPROVEN | {NO_BUDGET}
 
 MEANINGS: Mapping[str, str] = {
     "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
@@ -28,6 +35,7 @@ MEANINGS: Mapping[str, str] = {
     "autoattack-zero-gradient": "AutoAttack warns that gradients are zero",
     "batch-dependent": "answers depend on the other images of the batch",
     "black-box-beats-gradient": "attacks without gradients broke images that gradient attacks did not",
+    "budget-not-checked": "such a budget cannot be read off images: nobody saw whether they keep to it",
     "catastrophic-overfitting": "training left a network that resists FGSM only",
     "classes-capped": "fewer classes than the attack is to aim at",
     "clean-measured-differently": "another submission, of which as much is known, has other clean outcomes",
@@ -36,6 +44,7 @@ MEANINGS: Mapping[str, str] = {
     "loss-not-rising": "the attack never lowered a margin",
     "masked-gradients": "gradients mislead on a tenth of the images or more, which got all of AutoAttack",
     "measured-differently": "another submission, of which as much is known, has other outcomes for it",
+    "no-budget": "the attack keeps to no budget, so any image may be its answer; its distances count",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
     "not-all-seeds": "somebody else added it to the row, and not for all of its seeds",
@@ -51,6 +60,7 @@ MEANINGS: Mapping[str, str] = {
     "survivors-only": "right under this attack and all before it",
     "targeted": "counts images whose target class was not reached, an upper bound of what is right",
     "transfer-beats-adaptive": "images made on another network broke more than the best adaptive attack",
+    "unknown-attack": "the attack is none that is here: nobody can know what it does",
     "weaker-than-noise": "the attack did less harm than random noise",
     "zero-gradient": "many images have no gradient",
 }
@@ -73,13 +83,13 @@ OF_ANSWERS = frozenset(
 
 
 def unproven(notes: Iterable[str]) -> tuple[str, ...]:
-    """Return the marks among some notes or flags that say that little is known of a result."""
-    return tuple(sorted(UNPROVEN.intersection(notes)))
+    """Return the marks among some notes or flags that say that little is known of a result: it has no rank."""
+    return tuple(sorted(_UNRANKED.intersection(notes)))
 
 
 def is_proven(measured: Measured) -> bool:
     """Say whether nothing marks a result as one by a stranger of which little is known; so of every cell of a store."""
-    return not unproven(getattr(measured, "flags", ()))
+    return UNPROVEN.isdisjoint(getattr(measured, "flags", ()))
 
 
 def that_count(measured: Iterable[Result]) -> Sequence[Result]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from bench import registry
 from bench.keys import DRAWS, canonical_json
+from bench.methods.sources import find_top
 from bench.report.receipts import form
 from bench.report.render.outside import require_own as require_named
 from bench.store.audit import L2_SLACK, LINF_SLACK, farthest_allowed, has_ball
@@ -26,6 +31,7 @@ from bench.types import (
 
 #: What surrounds a network is no parameter of its own.
 _AROUND = frozenset(NETWORK_KEYS.values())
+_DEFINED = re.compile(r"^(?:class |def )?(\w+)(?=\(|:| =)", re.MULTILINE)
 #: Parameters that a line names.
 _NAMED = 5
 
@@ -102,6 +108,31 @@ def unknown_threat(attack: AttackRef) -> str | None:
     """Return the name of an attack of which nothing here says which norms it keeps to; ``None`` if there is none."""
     refs = (attack.attack, *(each.attack for each in attack.after))
     return next((ref.name for ref in refs if own_entry(ref) is None), None)
+
+
+def attack_not_here(attack: AttackRef) -> str | None:
+    """Return the name of an attack that neither Crossfire nor an installed library has; ``None`` if there is none."""
+    refs = (attack.attack, *(each.attack for each in attack.after))
+    return next((ref.name for ref in refs if not _is_here(ref)), None)
+
+
+def _is_here(ref: MethodRef) -> bool:
+    entry = own_entry(ref)
+    if entry is None or entry.requires is None or entry.kind != "library":
+        return entry is not None
+    package = registry.imported_as(entry.requires)
+    return package is not None and ref.name.partition(":")[2] in _defined_in(package)
+
+
+@cache
+def _defined_in(package: str) -> frozenset[str]:
+    """Return the names of what the modules of a package define: it is read and not imported."""
+    spec = find_top(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    files = chain.from_iterable(Path(folder).rglob("*.py") for folder in folders)
+    return frozenset(
+        chain.from_iterable(_DEFINED.findall(file.read_bytes().decode(errors="replace")) for file in files)
+    )
 
 
 def own_entry(ref: MethodRef) -> registry.Entry | None:

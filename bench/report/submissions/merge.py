@@ -240,6 +240,7 @@ def _unproven(entry: Entry) -> Iterator[str]:
         yield IMAGES_NOT_COMPARED
     if passes.remark(entry.result) is not None:
         yield NOT_PLAUSIBLE
+    yield from entry.doubts
 
 
 def _may_mark(entry: Entry, first: Entry, groups: weights.Groups) -> bool:

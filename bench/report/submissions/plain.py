@@ -7,7 +7,13 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
-from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NOT_REPEATED
+from bench.report.leaderboard.flags import (
+    BUDGET_NOT_CHECKED,
+    IMAGES_NOT_COMPARED,
+    NO_BUDGET,
+    NOT_REPEATED,
+    UNKNOWN_ATTACK,
+)
 from bench.report.leaderboard.tables import Board, Table
 from bench.report.receipts.form import ADVERSARIAL
 from bench.report.receipts.read import Receipt
@@ -20,6 +26,7 @@ from bench.report.submissions.read import (
     State,
     Submissions,
     clean_images_of,
+    flags_of,
     require_possible,
     state_of,
 )
@@ -27,6 +34,8 @@ from bench.types import CellResult, UsageError
 from bench.visible import distinct
 
 _LEFT_OUT = "left out: "
+#: What tells nothing of one receipt where predictions of none were repeated: all are as somebody says.
+_OF_REPEATED = frozenset({NOT_REPEATED, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED, NO_BUDGET})
 _NOBODY = "somebody who is not named"
 
 
@@ -120,7 +129,7 @@ def _entry(receipt: Receipt) -> Entry:
         clean_images_of(receipt),
         shown.are_images_known,
     )
-    return entry._replace(images=receipt.claims.sha256[ADVERSARIAL])
+    return entry._replace(images=receipt.claims.sha256[ADVERSARIAL], doubts=flags_of(receipt.result))
 
 
 def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:
@@ -146,6 +155,6 @@ def _marked(results: Iterable[CellResult], entries: Iterable[Entry]) -> Iterator
     entries = list(entries)
     are_repeated = any(entry.state in REPEATED for entry in entries)
     are_compared = are_repeated or any(entry.are_images_known for entry in entries)
-    untold = (set() if are_repeated else {NOT_REPEATED}) | (set() if are_compared else {IMAGES_NOT_COMPARED})
+    untold = (set() if are_repeated else _OF_REPEATED) | (set() if are_compared else {IMAGES_NOT_COMPARED})
     for result in results:
         yield result.model_copy(update={"flags": tuple(flag for flag in result.flags if flag not in untold)})

@@ -32,6 +32,7 @@ from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import AHEAD
 from bench.report.submissions import form, reports
 from bench.report.submissions.arrivals import arrivals
+from bench.report.submissions.doubts import doubts
 from bench.report.submissions.form import Submission, Withdrawal
 from bench.store import files, reading
 from bench.store.history import parse
@@ -86,6 +87,7 @@ class Entry(NamedTuple):
         folder: the submission that it is of, within which newer results count and seeds are averaged; of receipts
             alone, which are of none, it is empty.
         images: of a receipt, the SHA-256 of its adversarial images.
+        doubts: flags of what nobody can know of its attack.
     """
 
     result: CellResult
@@ -104,6 +106,7 @@ class Entry(NamedTuple):
     is_unreported: bool = False
     folder: str = ""
     images: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def hashes(self) -> tuple[str, str]:
@@ -341,7 +344,13 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         is_unreported=shown.unrepeated == NOT_YET,
         folder=folder.name,
         images=receipt.claims.sha256[ADVERSARIAL],
+        doubts=flags_of(receipt.result),
     )
+
+
+def flags_of(result: CellResult) -> tuple[str, ...]:
+    """Return the flags of what nobody can know of the attack of a result."""
+    return tuple(doubt.flag for doubt in doubts(result))
 
 
 def state_of(shown: reports.Shown) -> State:
@@ -386,6 +395,7 @@ def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
         words.append("images not compared with their set")
     if (remark := passes.remark(receipt.result)) is not None:
         words.append(f"not plausible: {remark}")
+    words += (doubt.words for doubt in doubts(receipt.result))
     if shown.other_code:
         words.append(f"other code than here: {shown.other_code}")
     if receipt.by is not None and folder.said.who is not None and person(receipt.by) != person(folder.said.who):
@@ -419,14 +429,26 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
     who = distinct(folder.said.who or folder.name)
     file = path.relative_to(root).as_posix()
     return [
-        Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", _words_of_run(each), folder=folder.name)
+        Entry(
+            each,
+            who,
+            folder.said,
+            file,
+            sha256,
+            sha256,
+            "outcomes only",
+            _words_of_run(each),
+            folder=folder.name,
+            doubts=flags_of(each),
+        )
         for each in results
     ]
 
 
 def _words_of_run(result: CellResult) -> str:
     why = passes.remark(result)
-    return "run file: outcomes only" + ("" if why is None else f"; not plausible: {why}")
+    words = ["run file: outcomes only", *([] if why is None else [f"not plausible: {why}"])]
+    return "; ".join([*words, *(doubt.words for doubt in doubts(result))])
 
 
 def require_possible(path: Path, result: CellResult) -> None:
