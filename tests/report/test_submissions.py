@@ -15,6 +15,7 @@ from bench.cli import command, main
 from bench.report.leaderboard.pareto import cost_front, primary
 from bench.report.leaderboard.tables import build
 from bench.report.receipts import weights as hashes
+from bench.report.receipts.read import name_of
 from bench.report.receipts.weights import of_files
 from bench.report.render.latex import latex
 from bench.report.submissions import merge, read, render
@@ -756,6 +757,45 @@ def test_an_entry_that_takes_back_nothing_is_said(submissions, tmp_path, capsys)
     assert not list((tmp_path / "out").iterdir())
     assert main(["leaderboard", "--submissions", str(root), "--format", "md"]) == 0
     assert f"note: withdrawn.toml: SHA-256 {'0' * 64} is that of no result" in capsys.readouterr().err
+
+
+def test_a_new_result_that_was_withdrawn_before_it_came_is_refused(submissions, tmp_path, capsys):
+    root = tmp_path / "repository" / "submissions"
+    root.mkdir(parents=True)
+    (path,) = (submissions / "ada").glob("*.receipt")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    committed(root.parent, "init", "--quiet", "--initial-branch=main")
+    submit(root, "zoe", attacked(), who="Zoe")
+    withdraw(root, sha256, reason="faked")
+
+    def commit(name):
+        committed(root, "add", "--all")
+        committed(root, "commit", "--quiet", "--message", name)
+
+    def verified():
+        code = main(["verify", str(root), "--device", "cpu", "--out", str(tmp_path / "out"), "--only", "ada"])
+        return code, [line for line in capsys.readouterr().out.splitlines() if path.name in line]
+
+    commit("first")
+    committed(root, "switch", "--quiet", "--create", "theirs")
+    shutil.copytree(submissions / "ada", root / "ada")
+    line = f"refused  ada/{path.name}: withdrawn on 2026-11-28: faked; so says withdrawn.toml, and this file is new"
+    assert verified() == (1, [line])
+    commit("ada")
+    (root / "ada" / "notes.md").write_text("more", encoding="utf-8")
+    commit("notes")
+    # A pull request is looked at as it is merged.
+    committed(root, "switch", "--quiet", "main")
+    committed(root, "merge", "--quiet", "--no-ff", "--message", "merge", "theirs")
+    assert verified() == (1, [line])
+    # Who takes back what is there is not refused for it.
+    (root / "withdrawn.toml").write_text("", encoding="utf-8")
+    commit("none is withdrawn")
+    withdraw(root, name_of(path))
+    said = f"holds  ada/{path.name}: predictions repeated; withdrawn on 2026-11-28: a mistake"
+    assert verified() == (0, [said])
+    commit("withdrawn")
+    assert verified() == (0, [said])
 
 
 def test_what_was_withdrawn_gets_no_second_reason(tmp_path):

@@ -31,3 +31,16 @@ def arrivals(root: Path) -> Mapping[str, int]:
         elif name:
             commits += 1
     return {name: commits - place for name, place in newest_first.items()}
+
+
+def came_last(root: Path) -> frozenset[str] | None:
+    """Return the files below a folder that the last commit or merge changed, and those that are in none.
+
+    ``None`` where there is no git or no repository.
+    """
+    others = git_bytes(root, "ls-files", "--others", "-z", "--", ".")
+    last = git_bytes(root, *_LOG, "-1", *_NAMES, "--", ".")
+    if others is None or last is None:
+        return None
+    names = (text.removeprefix(b"\n") for text in (*others.split(b"\0"), *last.split(b"\0")[1:]))
+    return frozenset(os.fsdecode(name) for name in names if name)

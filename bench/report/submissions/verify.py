@@ -16,6 +16,8 @@ from bench.report.receipts.verdict import Finding, Report
 from bench.report.receipts.weights import Hashes
 from bench.report.render.outside import require_images
 from bench.report.submissions import form, merge, reports
+from bench.report.submissions.arrivals import came_last
+from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.read import (
     MOST_BYTES,
     Entry,
@@ -117,6 +119,32 @@ def withdrawn_of_no_result(root: Path, there: Sequence[Folder]) -> Iterator[Line
         yield Line(form.WITHDRAWN, f"SHA-256 {sha256} is {what}, so this entry takes back nothing", is_note=True)
 
 
+class _Struck(NamedTuple):
+    """What was withdrawn, and the files that came last, of which none was there to be withdrawn."""
+
+    withdrawals: tuple[Withdrawal, ...]
+    new: frozenset[str]
+
+    def said(self, root: Path, folder: Folder, line: Line) -> Line:
+        """Return the line on a file, with when and why its results were withdrawn: what is new is refused for it.
+
+        Else somebody could write down the hash of a receipt before it comes, and it would never be shown.
+        """
+        path = root / line.file
+        if not self.withdrawals or line.is_refused or path not in (*folder.receipts, *folder.runs):
+            return line
+        hashes = set(_by_hash([path]))
+        if path in folder.receipts and (name := name_of(path)) is not None:
+            hashes.add(name)
+        own = next((each for each in self.withdrawals if each.names(hashes, folder.name)), None)
+        if own is None:
+            return line
+        words = f"withdrawn on {own.date}: {own.reason}"
+        if line.file in self.new:
+            return Line(line.file, f"{words}; so says withdrawn.toml, and this file is new", True)
+        return line._replace(words=f"{line.words}; {words}")
+
+
 def _by_hash(paths: Iterable[Path]) -> dict[str, Path]:
     """Return files by their hashes, but links and what cannot be read."""
     found: dict[str, Path] = {}
@@ -158,7 +186,7 @@ class Checker(NamedTuple):
                 read, or the reports would lie where they could be forged.
         """
         reports.require_apart(self.root, self.out, "--out")
-        withdrawn(self.root)
+        known_withdrawals = withdrawn(self.root)
         left_out: list[LeftOut] = []
         there = list(folders(self.root, left_out))
         known = {
@@ -174,13 +202,15 @@ class Checker(NamedTuple):
         except OSError as error:
             raise UsageError(f"--out {self.out}: no folder for reports: {error.strerror}") from None
         yield from withdrawn_of_no_result(self.root, there)
+        struck = _Struck(known_withdrawals, came_last(self.root) or frozenset())
         for each in left_out:
             if not names or each.file.partition("/")[0] in names:
                 yield Line(*each, is_refused=True)
         weights = list(chain.from_iterable(folder.weights for folder in there))
         for folder in there:
             if not names or folder.name in names:
-                yield from self._of_folder(folder, weights)
+                for line in self._of_folder(folder, weights):
+                    yield struck.said(self.root, folder, line)
 
     def _of_folder(self, folder: Folder, weights: Sequence[Path]) -> Iterator[Line]:
         if not folder.receipts and not folder.runs:
