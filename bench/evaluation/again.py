@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.evaluation.chunks import majority
 from bench.evaluation.counted import Counted, counted
-from bench.evaluation.craft import CHUNK
+from bench.evaluation.craft import CHUNK, craft
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier
 from bench.evaluation.goals import ANY
@@ -133,6 +133,37 @@ class Again:
         probe = ProbeImages(self.classifier.net, x.float() / 255, y, seed, "checks", score=score)
         probe.answers(self._fresh(), probe.few, "first")
         return counted(self.cell, self.classifier, self.score, probe.cost())
+
+    def crafted(self, clean: Judged, rows: Array, parts: Sequence[slice]) -> Iterator[tuple[Array, slice]]:
+        """Yield what the attack of the cell makes now of each of the :func:`chunks`, float32 (n, C, H, W).
+
+        Args:
+            clean: the clean images.
+            rows: their numbers in the set (N,), on which draws depend.
+            parts: which chunks.
+
+        Raises:
+            MethodError: the attack raised.
+        """
+        ref, batch = self.cell.attack, auto_batch(self.cell.data.image_shape, self.device)
+        assert ref is not None
+        for part in parts:
+            x, y, numbers = (
+                torch.from_numpy(each[part]).to(self.device) for each in (clean.images, clean.labels, rows)
+            )
+            made = craft(
+                ref,
+                self.classifier.net,
+                x.float() / 255,
+                y,
+                numbers,
+                key=seed_of(ref),
+                batch=batch,
+                check=self.check,
+                training=self.training,
+                score=self.score and self.score.net,
+            )
+            yield made.images.cpu().numpy(), part
 
     def _gaps(self, ask: Callable[..., Iterator[tuple[Answer, slice]]], judged: Judged, differing: Array) -> Array:
         parts = [

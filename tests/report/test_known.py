@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -421,3 +422,48 @@ def test_a_repeated_number_of_what_nobody_can_check_is_marked_and_not_ranked(
             assert "of 2 attacks" not in str(notes) and not (flags & set(notes) and table.mark(row, column))
     texts = [write(after, people) for write in render.FORMATS.values()]
     assert all(flag in text for text in (*texts, latex(after)) for flag in flags)
+
+
+def test_images_of_a_corruption_are_made_again(tmp_path, capsys):
+    text = HONEST[: HONEST.index("[[defenses]]")].replace("[0, 1]", "[0]") + (
+        '[[defenses]]\nuse = "standard"\n\n[[attacks]]\nuse = "corruption"\nkind = "snow"\nseverity = 5\n'
+        '\n[[attacks]]\nuse = "fgsm"\neps = "0.1"\n'
+    )
+    assert small.run(tmp_path, text=text) == 0
+    root, out, store = tmp_path / "submissions", tmp_path / "out", ("--store", str(tmp_path / "store"))
+    assert main(["export", "receipt", "digits", *store, "--out", str(root / "ada"), "--by", "Ada"]) == 0
+    (weights,) = (tmp_path / "store" / "train").glob("*/weights.safetensors")
+    shutil.copy(weights, root / "ada" / "w.safetensors")
+    (root / "ada" / "submission.toml").write_text('who = "Ada"\nweights = "w.safetensors"\n', encoding="utf-8")
+
+    def entry():
+        assert verified(root, out, capsys)[0] == 0
+        entries = submitted.read(root, out, command.version()).entries
+        return next(each for each in entries if each.result.names.attack.startswith("corruption"))
+
+    assert entry().doubts == () and entry().words == "predictions repeated"
+    path = root / entry().file
+
+    def shifted(arrays):
+        # Each image becomes another that is answered alike: the next of the same class and answers.
+        groups = {}
+        for place, answers in enumerate(zip(arrays["labels"], arrays["predictions_adversarial"], strict=True)):
+            groups.setdefault(answers, []).append(place)
+        order = np.arange(len(arrays["labels"]))
+        for places in groups.values():
+            order[places] = np.roll(places, 1)
+        arrays["adversarial"] = arrays["adversarial"][order]
+
+    def moved(body):
+        metrics = body["result"]["metrics"]
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: np.load(archive.open(f"{name}.npy")) for name in ("clean", "labels", "adversarial")}
+            arrays["predictions_adversarial"] = np.load(archive.open("predictions_adversarial.npy"))
+        shifted(arrays)
+        far = arrays["adversarial"].astype(np.float64) - arrays["clean"].astype(np.float32) / 255
+        far = far.reshape(len(far), -1)
+        metrics |= {"mean_linf": np.abs(far).max(1).mean(), "mean_l2": np.sqrt((far**2).sum(1)).mean()}
+
+    forged(path, path, moved, shifted)
+    assert entry().doubts == ("budget-not-checked",)
+    assert entry().words == "predictions repeated; nobody saw that its images are those of the corruption"

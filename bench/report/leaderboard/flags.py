@@ -35,7 +35,7 @@ MEANINGS: Mapping[str, str] = {
     "autoattack-zero-gradient": "AutoAttack warns that gradients are zero",
     "batch-dependent": "answers depend on the other images of the batch",
     "black-box-beats-gradient": "attacks without gradients broke images that gradient attacks did not",
-    "budget-not-checked": "such a budget cannot be read off images: nobody saw whether they keep to it",
+    "budget-not-checked": "nobody saw whether its images keep to it, or are of the corruption that is named",
     "catastrophic-overfitting": "training left a network that resists FGSM only",
     "classes-capped": "fewer classes than the attack is to aim at",
     "clean-measured-differently": "another submission, of which as much is known, has other clean outcomes",

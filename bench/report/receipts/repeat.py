@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from bench.keys import training_key
 from bench.registry import entry_of
 from bench.report.receipts import form, verdict
@@ -15,14 +17,19 @@ from bench.report.receipts.read import Arrays, Receipt
 from bench.report.receipts.verdict import Finding
 from bench.report.receipts.weights import Hashes
 from bench.report.render.outside import require_images
+from bench.report.sets.kept import Array
 from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.evaluation.again import Again
+    from bench.evaluation.again import Again, Judged
 
 
+#: The share of the values of an image that other hardware may round otherwise, and how far: one photon of the fewest.
+_MOST_ROUNDED = 0.01
+_FARTHEST_ROUNDED = 11 / 255
+_HALF_A_LEVEL = 0.5 / 255
 _SAME = "the same code here"
 
 
@@ -233,11 +240,13 @@ def repeated(
     try:
         again = _defense(cell, arrays, paths, device, data_folder, check, trusted=trusted)
         costs = verdict.of_costs(receipt, again.counted(clean))
+        remade = _corrupted(cell, again, clean, attacked, arrays[form.ROWS], parts, trusted=trusted)
         first, second = again.repeated("clean", clean, parts), again.repeated("attacked", attacked, parts)
     except MethodError as error:
         raise UsageError(f"the predictions cannot be repeated: {error}") from None
     findings = [
         costs,
+        *remade,
         *verdict.of_draws(receipt, first.draws),
         verdict.of_answers("clean answers", len(first.positions), first.differing, first.gaps, first.margin),
         # Attacked images are near the boundary by design: the scale of the logits is that of clean ones.
@@ -248,6 +257,26 @@ def repeated(
         return Asked([*findings, Finding("accuracy", "not checked", line)], None, len(second.positions))
     accuracy = verdict.of_accuracy(receipt, second.unbroken)
     return Asked([*findings, accuracy], float(second.unbroken.mean()), cell.data.n)
+
+
+def _corrupted(
+    cell: Cell, again: Again, clean: Judged, attacked: Judged, rows: Array, parts: Sequence[slice], *, trusted: bool
+) -> list[Finding]:
+    """Return whether a common corruption makes these images of the clean ones; nothing where it is not the same here.
+
+    It has no budget that images could keep to, and does not look at the network.
+    """
+    attack = cell.attack
+    if attack is None or attack.threat.norm != "corruption" or attack.after or ":" in attack.attack.name:
+        return []
+    if _code_here(attack.attack, trusted=trusted) != attack.attack.code_sha:
+        return []
+    other: list[int] = []
+    for images, part in again.crafted(clean, rows, parts):
+        moved = np.abs(images - attacked.images[part]).reshape(len(images), -1)
+        is_other = ((moved > _HALF_A_LEVEL).mean(1) > _MOST_ROUNDED) | (moved.max(1) > _FARTHEST_ROUNDED)
+        other += (part.start + np.flatnonzero(is_other)).tolist()
+    return [verdict.of_corruption(attack.attack.name, sum(part.stop - part.start for part in parts), other)]
 
 
 def _by_chance(parts: Sequence[slice], sample: int | None) -> list[slice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ Check = Literal[
     "code",
     "weights",
     "costs",
+    "corruption",
     "draws",
     "clean answers",
     "adversarial answers",
@@ -222,6 +223,20 @@ def of_costs(receipt: Receipt, found: Counted) -> Finding:
     if claimed is None:
         counted = "FLOPs of the attack are those of the passes that are stated"
     return Finding("costs", "holds", f"{counted}; passes and seconds are what the receipt says")
+
+
+def of_corruption(name: str, asked: int, other: Sequence[int]) -> Finding:
+    """Return whether images are those that a corruption gives here; others refute nothing, as hardware rounds.
+
+    Args:
+        name: of the corruption.
+        asked: images that were made again.
+        other: the positions of those that are others.
+    """
+    line = f"{asked - len(other):,} of {asked:,} images are those that {name} makes of the clean ones here"
+    if not other:
+        return Finding("corruption", "holds", line)
+    return Finding("corruption", "said", f"{line}; others at image {named(other)}", tuple(other))
 
 
 def of_draws(receipt: Receipt, draws: int) -> list[Finding]:

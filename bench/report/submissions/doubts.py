@@ -20,8 +20,11 @@ class Doubt(NamedTuple):
     words: str
 
 
-def doubts(result: CellResult) -> Iterator[Doubt]:
-    """Yield what nobody can know of a result: anybody may write any name, and any images are those of no budget."""
+def doubts(result: CellResult, *, is_corrupted: bool) -> Iterator[Doubt]:
+    """Yield what nobody can know of a result: anybody may write any name, and any images are those of no budget.
+
+    ``is_corrupted`` says that its images are those that its common corruption makes.
+    """
     attack = result.cell.attack
     if attack is None:
         return
@@ -30,6 +33,8 @@ def doubts(result: CellResult) -> Iterator[Doubt]:
     threat = attack.threat
     if threat.norm in ("flow", "wasserstein"):
         yield Doubt(BUDGET_NOT_CHECKED, f"a {threat.norm} budget cannot be read off images")
+    elif threat.norm == "corruption" and not is_corrupted:
+        yield Doubt(BUDGET_NOT_CHECKED, "nobody saw that its images are those of the corruption")
     elif threat.norm in DISTANCE_NORMS and threat.eps is None:
         # Its distances are checked, and count; that images of no budget are wrong says nothing.
         yield Doubt(NO_BUDGET, "no budget to keep to, so any images may be the attack's")

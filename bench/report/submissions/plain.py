@@ -129,7 +129,9 @@ def _entry(receipt: Receipt) -> Entry:
         clean_images_of(receipt),
         shown.are_images_known,
     )
-    return entry._replace(images=receipt.claims.sha256[ADVERSARIAL], doubts=flags_of(receipt.result))
+    return entry._replace(
+        images=receipt.claims.sha256[ADVERSARIAL], doubts=flags_of(receipt.result, is_corrupted=shown.is_corrupted)
+    )
 
 
 def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tuple[CellResult, str]]:

@@ -344,13 +344,13 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         is_unreported=shown.unrepeated == NOT_YET,
         folder=folder.name,
         images=receipt.claims.sha256[ADVERSARIAL],
-        doubts=flags_of(receipt.result),
+        doubts=flags_of(receipt.result, is_corrupted=shown.is_corrupted),
     )
 
 
-def flags_of(result: CellResult) -> tuple[str, ...]:
+def flags_of(result: CellResult, *, is_corrupted: bool = False) -> tuple[str, ...]:
     """Return the flags of what nobody can know of the attack of a result."""
-    return tuple(doubt.flag for doubt in doubts(result))
+    return tuple(doubt.flag for doubt in doubts(result, is_corrupted=is_corrupted))
 
 
 def state_of(shown: reports.Shown) -> State:
@@ -395,7 +395,7 @@ def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
         words.append("images not compared with their set")
     if (remark := passes.remark(receipt.result)) is not None:
         words.append(f"not plausible: {remark}")
-    words += (doubt.words for doubt in doubts(receipt.result))
+    words += (doubt.words for doubt in doubts(receipt.result, is_corrupted=shown.is_corrupted))
     if shown.other_code:
         words.append(f"other code than here: {shown.other_code}")
     if receipt.by is not None and folder.said.who is not None and person(receipt.by) != person(folder.said.who):
@@ -448,7 +448,7 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
 def _words_of_run(result: CellResult) -> str:
     why = passes.remark(result)
     words = ["run file: outcomes only", *([] if why is None else [f"not plausible: {why}"])]
-    return "; ".join([*words, *(doubt.words for doubt in doubts(result))])
+    return "; ".join([*words, *(doubt.words for doubt in doubts(result, is_corrupted=False))])
 
 
 def require_possible(path: Path, result: CellResult) -> None:

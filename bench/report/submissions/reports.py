@@ -36,6 +36,7 @@ class Shown(NamedTuple):
         other_code: the methods of which the code here is another.
         given: the SHA-256 of each file of weights that was there.
         are_halved: whether they were weights in half precision.
+        is_corrupted: whether its images are those that its common corruption makes.
     """
 
     refuted: str | None
@@ -45,6 +46,7 @@ class Shown(NamedTuple):
     other_code: str
     given: frozenset[str] = frozenset()
     are_halved: bool = False
+    is_corrupted: bool = False
 
     @property
     def lacks_weights(self) -> bool:
@@ -106,6 +108,7 @@ def shown(findings: list[dict[str, Any]]) -> Shown:
         lines.get("weights", "") if states.get("weights") == "not checked" else "",
         other_code[1] if other_code else "",
         are_halved=states.get("weights") == "said",
+        is_corrupted=states.get("corruption") == "holds",
     )
 
 
