@@ -50,7 +50,7 @@ COUNT = [sum(entry.result.outcomes_under_attack) for entry in ADA]
 @pytest.mark.parametrize("state", ["repeated", "repeated in half", "consistent", "outcomes only"])
 def test_a_seed_by_somebody_else_is_listed_and_does_not_count(state):
     before, _, _ = pgd(*ADA)
-    forged = measured("Sam", 7, 0.0, state=state, arrival=0.0)
+    forged = measured("Sam", 7, 0.0, state=state, arrival=9.0)
     after, counting, differing = pgd(*ADA, forged)
     assert before == after and counting == {"Ada"} and after.footnotes == ()
     assert differing == [("Sam", "another seed (7) of the same recipe, by Sam; a row averages those of Ada in Ada")]
@@ -136,9 +136,12 @@ def test_two_people_with_seeds_and_weights_of_their_own_are_not_mixed():
     ]
     # Another network says nothing of this one, so it marks nothing.
     assert after.footnotes == ()
-    # Of whom more was repeated, they count.
-    more = [measured("Bob", seed, 0.8, attack="fgsm", arrival=2.0) for seed in (1, 2, 3)]
-    assert pgd(*ADA, *bob, *more)[1] == {"Bob"}
+    # More results cost nothing, so nobody gets the row by them.
+    more = [measured("Bob", seed, 0.8, attack=name, arrival=2.0) for seed in (1, 2, 3) for name in ("fgsm", "ddn")]
+    assert pgd(*ADA, *bob, *more)[1] == {"Ada"}
+    # What nobody repeated was not first.
+    early = [measured("Eve", seed, 0.8, state="consistent", arrival=-1.0) for seed in (0, 1, 2)]
+    assert pgd(*ADA, *early)[1] == {"Ada"}
 
 
 def test_seeds_of_an_attack_on_one_file_of_weights_are_of_one_person():
@@ -369,6 +372,81 @@ def test_an_attack_that_somebody_adds_for_some_seeds_counts_for_nothing_else():
     # For all seeds it is an attack as any other, and breaks what it breaks.
     worst, shown, _ = ranked(*own, *added)
     assert worst.number < before.number and shown.footnotes == ()
-    # Who has the row may leave seeds out, and say so.
+    # Who has the row may leave seeds out too, or would choose which are averaged.
     worst, shown, _ = ranked(*own, measured("Ada", 0, 0.1, attack="apgd-ce"))
-    assert "1 of 3 seeds" in worst.footnotes and shown.footnotes == ()
+    assert worst == before and shown.partial and "not-all-seeds" in shown.footnotes
+
+
+def flagged(entry, *flags):
+    return entry._replace(result=entry.result.model_copy(update={"flags": flags}))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("not-repeated",),
+        ("images-not-compared", "not-plausible"),
+        ("not-all-seeds", "measured-differently"),
+        ("zero-gradient", "not-deterministic"),
+    ],
+)
+def test_marks_that_a_file_states_say_nothing_of_the_row_of_somebody_else(flags):
+    before, _, _ = pgd(*ADA)
+    # One image fewer, so that it counts.
+    lower = measured("Mallory", 2, 0.29, weights="Ada", arrival=5.0)
+    after, counting, _ = pgd(*ADA, flagged(lower, *flags))
+    expected = (sum(COUNT[:2]) + sum(lower.result.outcomes_under_attack)) / 300
+    assert counting == {"Ada", "Mallory"} and after.number < before.number
+    assert after.number == pytest.approx(expected, abs=1e-12)
+    assert after.footnotes == () and not after.partial
+    # Those that tables give are not believed of anybody, so nobody hides a seed.
+    assert pgd(*ADA[:2], flagged(ADA[2], "not-repeated"))[0] == before
+
+
+def test_that_gradients_mislead_is_said_by_those_whose_row_it_is():
+    (table,), _ = tables(*ADA[:2], flagged(ADA[2], "zero-gradient"))
+    (column,) = [column.id for column in table.columns if column.label == "pgd"]
+    assert "zero-gradient" in table.rows[0].values[column].footnotes
+
+
+def replacing(entry, *others, **more):
+    return entry._replace(said=Submission(replaces=tuple(each.sha256 for each in others)), **more)
+
+
+def test_only_a_result_of_the_same_question_replaces_another():
+    old = measured("Ada", 0, 0.5)
+    fgsm = measured("Ada", 0, 0.6, attack="fgsm")
+    new = measured("Ada", 0, 0.4, recipe="pgd-at", state="consistent")
+    own = [replacing(each, old) for each in (old, fgsm, new)]
+    merged = merge.merged(Submissions(own, (), []))
+    # More is known of the old one, whatever else is in the folder.
+    assert merged.superseded == [] and old.sha256 in {each.sha256 for own in merged.sources.values() for each in own}
+    assert "of which more is known" in merged.unreplaced[0].why
+    own = [replacing(each, old) for each in (old, fgsm, new._replace(state="repeated"))]
+    (superseded,) = merge.merged(Submissions(own, (), [])).superseded
+    assert (superseded.entry.sha256, superseded.by.sha256) == (old.sha256, new.sha256)
+    own = [replacing(each, old) for each in (old, fgsm)]
+    merged = merge.merged(Submissions(own, (), []))
+    assert merged.superseded == [] and "has no result of that attack" in merged.unreplaced[0].why
+
+
+def test_two_that_are_to_be_replaced_do_not_strike_each_other():
+    old, other = measured("Ada", 0, 0.5), measured("Ada", 0, 0.3, recipe="pgd-at")
+    merged = merge.merged(Submissions([replacing(each, old, other) for each in (old, other)], (), []))
+    assert merged.superseded == [] and len(merged.ranked) == 2
+
+
+def test_a_run_file_with_what_was_replaced_does_not_bring_it_back():
+    old, new = measured("Ada", 0, 0.5), measured("Ada", 0, 0.4, recipe="pgd-at")
+    run = old._replace(file="Ada/run.json", sha256="f" * 64, file_sha256="f" * 64, state="outcomes only")
+    merged = merge.merged(Submissions([replacing(each, old) for each in (old, run, new)], (), []))
+    assert {each.entry.file for each in merged.superseded} == {old.file, run.file}
+    assert len(merged.ranked) == 1
+
+
+def test_a_withdrawn_result_with_another_outcome_and_the_same_seconds_is_named():
+    old = measured("Ada", 0, 0.3)
+    forged = measured("Ada", 0, 0.31)._replace(file="Ada/again.receipt", sha256="e" * 64, file_sha256="e" * 64)
+    withdrawal = Withdrawal(sha256=old.sha256, reason="trained on the test images", date=date(2026, 11, 1))
+    (line,) = merge.merged(Submissions([old, forged], (withdrawal,), [])).like_withdrawn
+    assert line.file == forged.file and "has the seconds of Ada/" in line.why

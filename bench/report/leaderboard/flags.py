@@ -25,6 +25,11 @@ UNPROVEN = frozenset(
     {NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED, NOT_ALL_SEEDS, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED}
 )
 _UNRANKED = UNPROVEN | {NO_BUDGET}
+#: Of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
+DIFFERS = "measured-differently"
+CLEAN_DIFFERS = "clean-measured-differently"
+#: What tables of many people say of a result, and no run does.
+OF_TABLES = _UNRANKED | {DIFFERS, CLEAN_DIFFERS}
 
 MEANINGS: Mapping[str, str] = {
     "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
@@ -47,7 +52,7 @@ MEANINGS: Mapping[str, str] = {
     "no-budget": "the attack keeps to no budget, so any image may be its answer; its distances count",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
-    "not-all-seeds": "somebody else added it to the row, and not for all of its seeds",
+    "not-all-seeds": "it was not measured on all seeds of the row",
     "not-plausible": "the passes that are stated are not those of the attack with its settings",
     "not-repeated": "the word of those who measured: nobody else made the predictions again",
     "not-deterministic": "answers differ from call to call with the same draws",

@@ -557,7 +557,14 @@ def _differ(values: Iterable[tuple[int, float | None]]) -> bool:
 
 
 def _cost(results: Sequence[CellResult]) -> DefenseCost | None:
+    """Return the cost of a row: seconds of testing are the median over cells, those of an epoch the mean over seeds."""
     costs = [r.defense_cost for r in results if r.defense_cost]
     if not costs:
         return None
-    return costs[-1].model_copy(update={"test_seconds": median(cost.test_seconds for cost in costs)})
+    by_seed = {r.cell.seed: r.defense_cost.train_seconds_per_epoch for r in results if r.defense_cost}
+    seconds = [each for each in by_seed.values() if each is not None]
+    changes = {
+        "test_seconds": median(cost.test_seconds for cost in costs),
+        "train_seconds_per_epoch": fmean(seconds) if seconds else None,
+    }
+    return costs[-1].model_copy(update=changes)

@@ -687,6 +687,13 @@ def _verdict(summary: ThreatSummary) -> dict[str, Value]:
     return {column_id(summary.group, "verdict"): Value(None, words=words, footnotes=marks)}
 
 
+def _machines(results: Iterable[CellResult]) -> list[str]:
+    """Return the machines that seconds come from; one of which a receipt says the device alone may be any with that."""
+    made_by = {(r.provenance.machine, r.provenance.device, r.provenance.where) for r in results if r.cost}
+    named = {device for machine, device, _ in made_by if machine}
+    return sorted({where for machine, device, where in made_by if machine or device not in named})
+
+
 def _notes(results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *, protocol: str) -> Iterator[str]:
     data = results[0].cell.data
     suites = any(r.cell.attack and r.cell.attack.after for r in results)
@@ -702,7 +709,7 @@ def _notes(results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *,
         yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
     yield from _budgets_of_passes(results)
     yield from _targets(results)
-    if len(machines := sorted({r.provenance.where for r in results if r.cost})) > 1:
+    if len(machines := _machines(results)) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
     if any(r.provenance.dirty for r in results):
         dirty = sum(r.provenance.dirty for r in results)

@@ -14,7 +14,17 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from bench.keys import Keys
-from bench.report.leaderboard.flags import IMAGES_NOT_COMPARED, NO_OP, NOT_ALL_SEEDS, NOT_PLAUSIBLE, NOT_REPEATED
+from bench.report.leaderboard.flags import (
+    CLEAN_DIFFERS,
+    DIFFERS,
+    IMAGES_NOT_COMPARED,
+    NO_OP,
+    NOT_ALL_SEEDS,
+    NOT_PLAUSIBLE,
+    NOT_REPEATED,
+    OF_TABLES,
+)
+from bench.report.leaderboard.soundness import MISLEADING
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.averaged import as_others_state
@@ -25,11 +35,10 @@ from bench.report.submissions.read import REPEATED, STATES, Entry, LeftOut, Subm
 from bench.stats import wilson
 from bench.types import Cell, CellResult, MethodRef, ModelRef, TrainRef, WeightsRef
 
-#: The flag of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
-DIFFERS = "measured-differently"
-CLEAN_DIFFERS = "clean-measured-differently"
 #: How far an accuracy of a file may be from that of its outcomes.
 _ROUND_OFF = 1e-6
+#: An attack whose changes are smaller, in the mean over images of the largest one, did nothing.
+_UNCHANGED = 1e-5
 #: What is to be done about a result that is like one that was withdrawn.
 _ASK = "if it is a copy, withdraw it too"
 
@@ -108,7 +117,7 @@ def merged(submissions: Submissions) -> Merged:
             (agreeing if agrees else others).append(entry)
         differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
         marking = [each for each in others if _may_mark(each, first, groups)]
-        flags = {*first.result.flags, *_marks(first, marking), *_unproven(first), *_unchanged(first)}
+        flags = {*_stated(first, groups), *_marks(first, marking), *_unproven(first), *_unchanged(first)}
         result = first.result.model_copy(update={"flags": tuple(sorted(flags))})
         agreeing.sort(key=lambda entry: (entry is not first, order(entry)))
         counting.append(_Counting(first, result, agreeing))
@@ -178,20 +187,21 @@ def _known_equally(counting: Iterable[_Counting], differing: list[Differing]) ->
 
 
 def _of_all_seeds(counting: Iterable[_Counting], groups: weights.Groups) -> list[_Counting]:
-    """Return what counts with a mark on attacks that others added to a row, and not for all seeds that it has.
+    """Return what counts with a mark on attacks that were not measured on all seeds that a row has.
 
-    Else the worst case of a row would be that of the seeds that somebody chose.
+    Else numbers of a row would be those of the seeds that somebody chose.
     """
     counting, keys = list(counting), Keys()
     columns: dict[str, list[_Counting]] = defaultdict(list)
     for each in counting:
         columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
-    added = [own for own in columns.values() if not any(groups.is_of_owner(each.agreeing) for each in own)]
     wanted: dict[weights.Row, set[int]] = defaultdict(set)
     for each in counting:
         if groups.is_of_owner(each.agreeing):
             wanted[groups.row(each.first)].add(each.result.cell.seed)
-    lacking = [own for own in added if wanted[groups.row(own[0].first)] - {each.result.cell.seed for each in own}]
+    lacking = [
+        own for own in columns.values() if wanted[groups.row(own[0].first)] - {each.result.cell.seed for each in own}
+    ]
     marked = {id(each) for each in chain.from_iterable(lacking)}
     return [
         each._replace(result=_flagged(each.result, NOT_ALL_SEEDS)) if id(each) in marked else each for each in counting
@@ -243,8 +253,23 @@ def _unproven(entry: Entry) -> Iterator[str]:
     yield from entry.doubts
 
 
+def _stated(entry: Entry, groups: weights.Groups) -> frozenset[str]:
+    """Return the flags that a file states and that count.
+
+    None of those that tables give. That a network misleads attacks nobody can check, so only those whose row it is
+    may say so.
+    """
+    not_counting = OF_TABLES if groups.is_of_owner([entry]) else OF_TABLES | MISLEADING
+    return frozenset(entry.result.flags) - not_counting
+
+
 def _may_mark(entry: Entry, first: Entry, groups: weights.Groups) -> bool:
-    """Say whether an entry with other outcomes marks one: it is of the same weights, known as well, and attacked."""
+    """Say whether an entry with other outcomes marks one: it is of the same weights, known as well, and attacked.
+
+    Where predictions were repeated neither is in doubt: the other is of weaker images.
+    """
+    if first.state in REPEATED:
+        return False
     return _is_known_as_well(entry, first) and groups.may_be_one(entry, first) and not any(_unchanged(entry))
 
 
@@ -253,7 +278,7 @@ def _unchanged(entry: Entry) -> Iterator[str]:
     metrics, attack = entry.result.metrics, entry.result.cell.attack
     if metrics is None or attack is None or attack.threat.eps == 0:
         return
-    if metrics.mean_linf == 0 and metrics.clean_accuracy > 0:
+    if metrics.mean_linf < _UNCHANGED and metrics.clean_accuracy > 0:
         yield NO_OP
 
 
@@ -320,8 +345,12 @@ def _measurement(entry: Entry) -> tuple[object, ...]:
     Where no seconds are stated, it is the moment. A copy whose seconds were altered cannot be told from a second
     measurement, which has the same answers on hardware of one kind.
     """
-    cost = entry.finished if entry.result.cost is None else entry.result.cost.model_dump_json()
-    return entry.result.key, cost, *_outcomes(entry)
+    return *_key_and_cost(entry), *_outcomes(entry)
+
+
+def _key_and_cost(entry: Entry) -> tuple[str, str]:
+    cost = entry.result.cost
+    return entry.result.key, entry.finished if cost is None else cost.model_dump_json()
 
 
 def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
@@ -375,16 +404,27 @@ def _why(entry: Entry, other: Entry) -> str:
     return "it was merged first" if entry.arrival < other.arrival else _ASK
 
 
+def _is_kept_beside(entry: Entry, other: Entry) -> bool:
+    """Say whether an entry is the very measurement of another of its folder, which alone was taken back."""
+    is_of_one_folder = bool(entry.folder) and entry.folder == other.folder
+    return is_of_one_folder and _measurement(entry) == _measurement(other)
+
+
 def _like_withdrawn(entries: Iterable[Entry], taken: Iterable[Taken]) -> list[LeftOut]:
     """Return which results have the outcomes of one that was withdrawn: copies of it with other seconds, or not."""
-    by_outcomes = {
-        (each.entry.result.key, *_outcomes(each.entry)): each.entry for each in taken if each.entry is not None
-    }
-    alike = ((entry, by_outcomes.get((entry.result.key, *_outcomes(entry)))) for entry in entries)
+    by_outcomes: dict[tuple[object, ...], Entry] = {}
+    by_cost: dict[tuple[object, ...], Entry] = {}
+    for each in taken:
+        if each.entry is not None:
+            by_outcomes[each.entry.result.key, *_outcomes(each.entry)] = each.entry
+            by_cost[_key_and_cost(each.entry)] = each.entry
+    alike = [(entry, "outcomes", by_outcomes.get((entry.result.key, *_outcomes(entry)))) for entry in entries]
+    # No two measurements take the same seconds to the last digit, whatever the outcomes.
+    alike += [(entry, "seconds", by_cost.get(_key_and_cost(entry))) for entry, _, other in list(alike) if other is None]
     return [
-        LeftOut(entry.file, f"has the outcomes of {other.file}, which was withdrawn, and counts: {_why(entry, other)}")
-        for entry, other in alike
-        if other is not None and entry.result.status == "done"
+        LeftOut(entry.file, f"has the {what} of {other.file}, which was withdrawn, and counts: {_why(entry, other)}")
+        for entry, what, other in alike
+        if other is not None and entry.result.status == "done" and not _is_kept_beside(entry, other)
     ]
 
 
@@ -419,19 +459,26 @@ def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Ent
     """Return entries without those that another of the same person says it replaces, and that is known as well."""
     replacing: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=order):
-        for sha256 in entry.said.replaces:
-            replacing[sha256].append(entry)
+        # What a folder wants replaced takes no place itself, or two would strike each other.
+        if not {entry.sha256, entry.file_sha256}.intersection(entry.said.replaces):
+            for sha256 in entry.said.replaces:
+                replacing[sha256].append(entry)
     kept: list[Entry] = []
     superseded: list[Superseded] = []
     keys = Keys()
     for entry in entries:
         claims = list(chain.from_iterable(replacing[sha256] for sha256 in {entry.sha256, entry.file_sha256}))
-        own = [each for each in claims if person(each.who) == person(entry.who) and each.file != entry.file]
+        theirs = [each for each in claims if person(each.who) == person(entry.who) and each.file != entry.file]
+        own = [each for each in theirs if _asks_the_same(each, entry)]
         as_well = [each for each in own if _is_known_as_well(each, entry)]
         if replacing_it := [each for each in as_well if _may_replace(each, entry, keys)]:
             superseded.append(Superseded(entry, min(replacing_it, key=order)))
             continue
         kept.append(entry)
+        if theirs and not own:
+            folders = ", ".join(sorted({each.folder or each.file for each in theirs}))
+            why = f"would replace {entry.file}, and has no result of that attack, access, step and seed on these images"
+            unreplaced.append(LeftOut(folders, f"{why}: not done"))
         if own:
             files = ", ".join(sorted({each.file for each in own}))
             why = "of another folder, and is no lower number of the same cell" if as_well else "of which more is known"
@@ -439,7 +486,31 @@ def _replaced(entries: list[Entry], unreplaced: list[LeftOut]) -> tuple[list[Ent
         if strangers := {each.file for each in claims if person(each.who) != person(entry.who)}:
             files = ", ".join(sorted(strangers))
             unreplaced.append(LeftOut(files, f"would replace {entry.file}, which is {entry.who}'s: not done"))
-    return kept, superseded
+    # The same measurement in a run file beside the receipt goes with it.
+    gone = {(person(each.entry.who), each.entry.folder, _measurement(each.entry)): each.by for each in superseded}
+    copies = [
+        Superseded(entry, gone[place])
+        for entry in kept
+        if (place := (person(entry.who), entry.folder, _measurement(entry))) in gone
+    ]
+    copied = {id(each.entry) for each in copies}
+    return [entry for entry in kept if id(entry) not in copied], superseded + copies
+
+
+def _asks_the_same(entry: Entry, other: Entry) -> bool:
+    """Say whether an entry asks of another network, or with other parameters, what another entry asks."""
+    asked, other_asked = (
+        (
+            cell.data.name,
+            cell.data.indices_sha,
+            cell.access,
+            cell.seed,
+            cell.step and cell.step.use,
+            cell.attack and (cell.attack.attack.use, cell.attack.threat, cell.attack.target),
+        )
+        for cell in (entry.result.cell, other.result.cell)
+    )
+    return asked == other_asked
 
 
 def _is_known_as_well(entry: Entry, other: Entry) -> bool:

@@ -90,8 +90,9 @@ def takes_back(checker: Checker, before: Path) -> Iterator[Line]:
             by_withdrawal[withdrawal.sha256].append(entry)
     for each in new:
         own = by_withdrawal[each.sha256]
-        files = [f"{entry.file} by {entry.who}" for entry in own if each.names(entry.hashes, entry.folder)]
-        copies = [f"{entry.file} by {entry.who}" for entry in own if not each.names(entry.hashes, entry.folder)]
+        # A run file has many results.
+        files = list(dict.fromkeys(_whose(entry) for entry in own if each.names(entry.hashes, entry.folder)))
+        copies = list(dict.fromkeys(_whose(entry) for entry in own if not each.names(entry.hashes, entry.folder)))
         if not files:
             continue  # What it is of instead is said beside this.
         words = f"SHA-256 {each.sha256[:_DIGITS]} takes back {', '.join(files)}"
@@ -100,6 +101,10 @@ def takes_back(checker: Checker, before: Path) -> Iterator[Line]:
         if copies:
             words += f"; and {', '.join(copies)}, with the same measurement (only = true keeps that)"
         yield Line(form.WITHDRAWN, words)
+
+
+def _whose(entry: Entry) -> str:
+    return f"{entry.file} by {entry.who}"
 
 
 def withdrawn_of_no_result(root: Path, there: Sequence[Folder]) -> Iterator[Line]:

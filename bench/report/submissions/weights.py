@@ -85,7 +85,7 @@ def groups(entries: Iterable[Entry]) -> Groups:
     """Return which entries were measured on the same weights, and which weights count for each recipe and row.
 
     Of a recipe the seeds of one submission count, so that nobody adds a seed to what is somebody else's, under no name:
-    of two those on whose networks the most predictions were repeated, then as :func:`_weight` has it. Seeds that they
+    of two those that :func:`_weight` puts first. Seeds that they
     lack may be those of another, in rows that they do not have.
     """
     entries = sorted(entries, key=order)
@@ -132,19 +132,20 @@ def _all(members: Mapping[Network, list[Entry]], networks: Iterable[Network]) ->
     return list(chain.from_iterable(members[network] for network in networks))
 
 
-def _weight(own: Iterable[Entry]) -> tuple[int, int, int, int, int, float, str]:
-    """Return how much is known of weights: most repeated results come first, then receipts, people and cells.
+def _weight(own: Iterable[Entry]) -> tuple[int, float, int, int, int, int, int, str]:
+    """Return how well weights are known: those with the best known result come first, of these what was merged first.
 
-    Results that were repeated with weights in half precision come behind those with whole ones. Of equals it is those
-    that were merged first, for a hash can be sought.
+    How many results there are costs nothing, so it counts only where git does not tell what was first: most repeated
+    ones, those by weights in half precision behind, then receipts, people and cells.
     """
     own = list(own)
+    best = min(STATES.index(entry.state) for entry in own)
     states = [entry.state for entry in own]
     receipts = len(states) - states.count("outcomes only")
     people = {person(entry.who) for entry in own}
-    first = min(entry.arrival for entry in own)
+    first = min(entry.arrival for entry in own if STATES.index(entry.state) == best)
     whole, halved = states.count("repeated"), states.count("repeated in half")
-    return whole, halved, receipts, len(people), len(states), -first, min(entry.sha256 for entry in own)
+    return -best, -first, whole, halved, receipts, len(people), len(states), min(entry.sha256 for entry in own)
 
 
 def _networks(entries: Iterable[Entry]) -> dict[_Place, tuple[Network, Row]]:
