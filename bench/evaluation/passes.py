@@ -25,9 +25,14 @@ def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
     Text after a comma or in brackets at the end is commentary. ``None`` if the formula cannot be computed
     from the parameters.
     """
+    return _passes_of(formula, tuple(params.items()))
+
+
+@lru_cache(maxsize=4096)
+def _passes_of(formula: str, params: tuple[tuple[str, Scalar], ...]) -> Passes | None:
     # A method's author writes it: it may be invalid, nested without limit, or exceed the range of a float.
     try:
-        counts = [_evaluate(part, params) for part in _parsed(formula)]
+        counts = [_evaluate(part, dict(params)) for part in _parsed(formula)]
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
     return Passes(*counts) if all(map(math.isfinite, counts)) else None
