@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from bench.keys import Keys
-from bench.report.submissions.read import Entry, LeftOut
+from bench.report.submissions.read import STATES, Entry, LeftOut
 
 
 def of_one_set(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
     """Return entries without those whose clean images or labels are not those of another receipt of the same list.
 
-    The one whose images were compared with the set is right, else the one that was merged first; what is said of it
-    names the other, for whoever knows the set has to tell. ``remarks`` gets a line on each that is left out.
+    The one whose images were compared with the set is right, else the one of which more is known, of equals the one
+    that was merged first; what is said of it names the other, for whoever knows the set has to tell. ``remarks`` gets a line on each that is left out.
     """
     entries, keys = list(entries), Keys()
     by_list: dict[str, list[Entry]] = defaultdict(list)
@@ -28,16 +28,18 @@ def of_one_set(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
         if right is None or entry.clean_images in ((), right.clean_images):
             kept.append(entry)
             continue
-        by = "which was compared with its set" if right.are_images_known else "which was merged first"
+        by = (
+            "which was compared with its set" if right.are_images_known else "which is known better or was merged first"
+        )
         why = f"has other clean images or labels than {right.file}, {by}, and says that they are the same rows"
         remarks.append(LeftOut(entry.file, f"{entry.result.names}: {why}"))
         others.setdefault(right.file, entry.file)
     return [_told(entry, others) for entry in kept]
 
 
-def _is_right(entry: Entry) -> tuple[bool, float, str]:
+def _is_right(entry: Entry) -> tuple[bool, int, float, str]:
     """Return by what it is decided which of several receipts has the images of the set."""
-    return not entry.are_images_known, entry.arrival, entry.file
+    return not entry.are_images_known, STATES.index(entry.state), entry.arrival, entry.file
 
 
 def _told(entry: Entry, others: dict[str, str]) -> Entry:

@@ -170,12 +170,8 @@ def _exact(entry: Entry) -> Entry:
 
 def _known_equally(counting: Iterable[_Counting], differing: list[Differing]) -> list[_Counting]:
     """Return what counts without seeds of which less is known than of others of the same row and attack."""
-    counting, keys = list(counting), Keys()
-    columns: dict[str, list[_Counting]] = defaultdict(list)
-    for each in counting:
-        columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
     kept: list[_Counting] = []
-    for seeds in columns.values():
+    for seeds in _columns(counting):
         best = min(_known(each.first) for each in seeds)
         for each in seeds:
             if _known(each.first) == best:
@@ -186,21 +182,27 @@ def _known_equally(counting: Iterable[_Counting], differing: list[Differing]) ->
     return kept
 
 
+def _columns(counting: Iterable[_Counting]) -> list[list[_Counting]]:
+    """Return the seeds of each row and attack."""
+    keys = Keys()
+    columns: dict[str, list[_Counting]] = defaultdict(list)
+    for each in counting:
+        columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
+    return list(columns.values())
+
+
 def _of_all_seeds(counting: Iterable[_Counting], groups: weights.Groups) -> list[_Counting]:
     """Return what counts with a mark on attacks that were not measured on all seeds that a row has.
 
     Else numbers of a row would be those of the seeds that somebody chose.
     """
-    counting, keys = list(counting), Keys()
-    columns: dict[str, list[_Counting]] = defaultdict(list)
-    for each in counting:
-        columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
+    counting = list(counting)
     wanted: dict[weights.Row, set[int]] = defaultdict(set)
     for each in counting:
         if groups.is_of_owner(each.agreeing):
             wanted[groups.row(each.first)].add(each.result.cell.seed)
     lacking = [
-        own for own in columns.values() if wanted[groups.row(own[0].first)] - {each.result.cell.seed for each in own}
+        own for own in _columns(counting) if wanted[groups.row(own[0].first)] - {each.result.cell.seed for each in own}
     ]
     marked = {id(each) for each in chain.from_iterable(lacking)}
     return [

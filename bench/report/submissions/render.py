@@ -21,7 +21,7 @@ def contributions(submissions: Submissions, merged: Merged) -> Contributions:
     """Return who measured what, and what does not count and why."""
     sources = {key: _sources(entries) for key, entries in merged.sources.items()}
     people = {person(entry.who) for entry in chain.from_iterable(merged.sources.values())}
-    folders = {entry.file.partition("/")[0] for entry in submissions.entries}
+    folders = {entry.folder for entry in submissions.entries}
     facts = (_counted(len(folders), "submission"), _counted(len(people), "person", "people"))
     return Contributions(facts, sources, tuple(each for each in _lists(submissions, merged) if each.items))
 
