@@ -13,7 +13,8 @@ def of_one_set(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
     """Return entries without those whose clean images or labels are not those of another receipt of the same list.
 
     The one whose images were compared with the set is right, else the one of which more is known, of equals the one
-    that was merged first; what is said of it names the other, for whoever knows the set has to tell. ``remarks`` gets a line on each that is left out.
+    that was merged first; what is said of it names the other, for whoever knows the set has to tell. ``remarks`` gets a
+    line on each that is left out.
     """
     entries, keys = list(entries), Keys()
     by_list: dict[str, list[Entry]] = defaultdict(list)
@@ -28,13 +29,17 @@ def of_one_set(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
         if right is None or entry.clean_images in ((), right.clean_images):
             kept.append(entry)
             continue
-        by = (
-            "which was compared with its set" if right.are_images_known else "which is known better or was merged first"
-        )
+        by = _why(right, entry)
         why = f"has other clean images or labels than {right.file}, {by}, and says that they are the same rows"
         remarks.append(LeftOut(entry.file, f"{entry.result.names}: {why}"))
         others.setdefault(right.file, entry.file)
     return [_told(entry, others) for entry in kept]
+
+
+def _why(right: Entry, entry: Entry) -> str:
+    if right.are_images_known:
+        return "which was compared with its set"
+    return "which was merged first" if right.state == entry.state else "of which more is known"
 
 
 def _is_right(entry: Entry) -> tuple[bool, int, float, str]:
