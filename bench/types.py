@@ -22,6 +22,7 @@ from pydantic import (
     FailFast,
     Field,
     PlainSerializer,
+    ValidationInfo,
     model_validator,
 )
 
@@ -226,6 +227,8 @@ _MAX_FLOAT = 1e300
 MAX_SECONDS = MAX_PASSES = 1e12
 #: Of accuracies that are compared; some are means in single precision.
 _ROUND_OFF = 1e-6
+#: The context of a validation after which whoever asked looks for contradictions: they are claims, to be refuted.
+AS_CLAIMS = "claims"
 
 _MAX_NAME, _MAX_CELL_NAME = 5_000, 20_000
 MAX_WORD = 200
@@ -713,18 +716,22 @@ class Metrics(Frozen):
     robust_worst: Share | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> Metrics:
+    def _possible(self, info: ValidationInfo) -> Metrics:
+        _require_none(self.contradictions(), info)
+        return self
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what they say against each other."""
         attacked = self.accuracy_under_attack
         if self.robust_accuracy > min(self.clean_accuracy, 1.0 if attacked is None else attacked) + _ROUND_OFF:
-            raise ValueError("robust_accuracy is above clean_accuracy or accuracy_under_attack")
+            yield "robust_accuracy is above clean_accuracy or accuracy_under_attack"
         if attacked is None or self.ci_low is None or self.ci_high is None:
             if not attacked is self.ci_low is self.ci_high:
-                raise ValueError("accuracy_under_attack, ci_low and ci_high: some are there and some are not")
+                yield "accuracy_under_attack, ci_low and ci_high: some are there and some are not"
         elif not self.ci_low - _ROUND_OFF <= attacked <= self.ci_high + _ROUND_OFF:
-            raise ValueError("accuracy_under_attack is not between ci_low and ci_high")
+            yield "accuracy_under_attack is not between ci_low and ci_high"
         if (self.robust_worst or 0.0) > min(self.robust_accuracy, self.robust_mean or 0.0) + _ROUND_OFF:
-            raise ValueError("robust_worst is above robust_accuracy or robust_mean")
-        return self
+            yield "robust_worst is above robust_accuracy or robust_mean"
 
 
 class Cost(Frozen):
@@ -840,27 +847,34 @@ class CellResult(Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def _consistent(self) -> CellResult:
+    def _consistent(self, info: ValidationInfo) -> CellResult:
+        _require_none(self.contradictions(), info)
+        return self
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what its parts say against each other.
+
+        Raises:
+            ValueError: outcomes or distances are none of as many images.
+        """
         if self.names.access != self.cell.access:
-            raise ValueError(f"it is called {self.names.access} and was measured {self.cell.access}")
+            yield f"it is called {self.names.access} and was measured {self.cell.access}"
         if self.provenance.craft_precision and (
             self.cell.attack is None or self.cell.attack.craft_precision == "float32"
         ):
-            raise ValueError("gradients in bfloat16 led its attack, and it has none, or one that asks for float32")
+            yield "gradients in bfloat16 led its attack, and it has none, or one that asks for float32"
         done = self.status == "done"
         if (self.metrics is not None, self.error is not None) != (done, not done):
             contradiction = "no metrics, or an error" if done else "metrics, or no error"
-            raise ValueError(f"it is {self.status} and has {contradiction}")
-        if self.metrics is None:
-            if (self.clean_bits, self.adversarial_bits, self.distances) != (None, None, None):
-                raise ValueError("it failed and has outcomes")
-        else:
-            _require_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
+            yield f"it is {self.status} and has {contradiction}"
+        if self.metrics is not None:
+            yield from _of_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
+        elif (self.clean_bits, self.adversarial_bits, self.distances) != (None, None, None):
+            yield "it failed and has outcomes"
         if self.distances is not None:
-            _require_distances(self.cell, self.distances, self.adversarial_bits)
+            yield from _of_distances(self.cell, self.distances, self.adversarial_bits)
         if self.by_corruption:
-            _require_counts(self.cell, self.metrics, self.by_corruption)
-        return self
+            yield from _of_counts(self.cell, self.metrics, self.by_corruption)
 
     @classmethod
     def failed(cls, planned: PlannedCell, error: CellError, provenance: Provenance) -> CellResult:
@@ -946,11 +960,18 @@ class PartialResult(Frozen):
 Measured = CellResult | PartialResult
 
 
-def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adversarial_bits: str | None) -> None:
-    """Raises ValueError: metrics are of other images than the cell, or outcomes say otherwise than the metrics."""
+def _require_none(contradictions: Iterable[str], info: ValidationInfo) -> None:
+    """Raises ValueError: there is a contradiction, and nobody else looks for them."""
+    for why in contradictions:
+        if info.context != AS_CLAIMS:
+            raise ValueError(why)
+
+
+def _of_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adversarial_bits: str | None) -> Iterator[str]:
+    """Yield that metrics are of other images than the cell, or which outcomes say otherwise than they do."""
     n = cell.data.n
     if metrics.n != n:
-        raise ValueError(f"metrics of {metrics.n} images in a cell of {n}")
+        yield f"metrics of {metrics.n} images in a cell of {n}"
     clean = Outcomes.decode(clean_bits, n) if clean_bits is not None else None
     attacked = clean if cell.attack is None else None
     if adversarial_bits is not None:
@@ -959,33 +980,35 @@ def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adve
     for name, right in (("clean_accuracy", clean), ("accuracy_under_attack", attacked), ("robust_accuracy", both)):
         stated = getattr(metrics, name)
         if right is not None and stated is not None and abs(stated - right.share) > _ROUND_OFF:
-            raise ValueError(f"{name} = {stated}, but {right.count} of {n} outcomes are right")
+            yield f"{name} = {stated}, but {right.count} of {n} outcomes are right"
 
 
-def _require_distances(cell: Cell, distances: str, adversarial_bits: str | None) -> None:
-    """Raises ValueError: distances are not of an attack that searches for the least, or are other than its outcomes."""
+def _of_distances(cell: Cell, distances: str, adversarial_bits: str | None) -> Iterator[str]:
+    """Yield that distances are not of an attack that searches for the least, or are other than its outcomes."""
     threat = None if cell.attack is None else cell.attack.threat
     if threat is None or threat.eps is not None or threat.norm not in DISTANCE_NORMS:
-        raise ValueError("distances, but no attack that minimises a norm without a budget")
-    if adversarial_bits is None:
-        raise ValueError("distances without outcomes under attack")
+        yield "distances, but no attack that minimises a norm without a budget"
     n = cell.data.n
-    if Distances.decode(distances, n).unbroken != Outcomes.decode(adversarial_bits, n):
-        raise ValueError("distances are finite for other images than those that are wrong under attack")
+    unbroken = Distances.decode(distances, n).unbroken
+    if adversarial_bits is None:
+        yield "distances without outcomes under attack"
+    elif unbroken != Outcomes.decode(adversarial_bits, n):
+        yield "distances are finite for other images than those that are wrong under attack"
 
 
-def _require_counts(cell: Cell, metrics: Metrics | None, counts: tuple[CorruptionCount, ...]) -> None:
-    """Raises ValueError: counts by corruption are not of a clean cell, or are of other images than its metrics."""
+def _of_counts(cell: Cell, metrics: Metrics | None, counts: tuple[CorruptionCount, ...]) -> Iterator[str]:
+    """Yield that counts by corruption are not of a clean cell, or are of other images than its metrics."""
     if cell.attack is not None or metrics is None:
-        raise ValueError("counts by corruption, but no clean cell that was measured")
+        yield "counts by corruption, but no clean cell that was measured"
+        return
     n, right = sum(count.n for count in counts), sum(count.right for count in counts)
     if n != metrics.n or abs(right / n - metrics.clean_accuracy) > _ROUND_OFF:
-        raise ValueError(
+        yield (
             f"counts by corruption say that {right} of {n} images are right; clean_accuracy = {metrics.clean_accuracy} "
             f"of {metrics.n}"
         )
     if len({(count.kind, count.severity) for count in counts}) < len(counts):
-        raise ValueError("counts by corruption have one at one severity twice")
+        yield "counts by corruption have one at one severity twice"
 
 
 class PlannedCell(Frozen):

@@ -88,7 +88,7 @@ def lines(known: Since) -> Iterator[str]:
         yield f"  and {len(reasons) - _LISTED:,} more reasons, which plan --json lists"
     if known.gone:
         yield f"not in the table any more: {len(known.gone):,} cells of {name}, which compare calls lost coverage"
-        yield from (f"  {each.names}" for each in known.gone[:_LISTED])
+        yield from (f"  {each.names} seed {each.cell.seed}" for each in known.gone[:_LISTED])
         if len(known.gone) > _LISTED:
             yield f"  and {len(known.gone) - _LISTED:,} more"
     yield from (f"note: {note}" for note in (*known.notes, *_of_harness(known)))

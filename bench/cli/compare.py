@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
 def _compared(args: argparse.Namespace) -> int:
     from bench.report.comparison.compare import compare
     from bench.report.comparison.render import FORMATS
-    from bench.report.doubts import Doubts
+    from bench.report.misstated import Misstated
     from bench.store.history import read_both
     from bench.store.outputs import write_named
     from bench.types import UsageError
@@ -56,7 +56,7 @@ def _compared(args: argparse.Namespace) -> int:
     options.require_apart(args.out, [args.base, args.head])
     with display.phase("reading the results"):
         base, head = (
-            each._replace(notes=(*each.notes, *(f"{each.name}: {note}" for note in Doubts(each.results).notes())))
+            each._replace(notes=(*each.notes, *(f"{each.name}: {note}" for note in Misstated(each.results).notes())))
             for each in read_both(args.base, args.head)
         )
     with display.phase("comparing"):

@@ -15,7 +15,7 @@ from bench.types import UsageError
 from bench.visible import visible
 
 if TYPE_CHECKING:
-    from bench.report.doubts import Doubts
+    from bench.report.misstated import Misstated
     from bench.report.timeline.build import Timeline
     from bench.store.runs import Run, RunReader
 
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from bench.report.doubts import Doubts
+    from bench.report.misstated import Misstated
     from bench.report.timeline.build import build
     from bench.store.outputs import write_named
     from bench.store.runs import RunReader
@@ -56,11 +56,11 @@ def _show(args: argparse.Namespace) -> int:
     display: Display = args.display
     file_format = _format(args)
     options.require_apart(args.out, args.sources or [Path("results/runs")])
-    reader, doubts = RunReader(Path.cwd()), Doubts()
+    reader, misstated = RunReader(Path.cwd()), Misstated()
     with display.phase("reading the runs"):
-        runs = _looked_at(_runs(reader, args.sources), doubts)
+        runs = _looked_at(_runs(reader, args.sources), misstated)
         timeline = build(runs, Path.cwd(), only=args.only, min_effect=args.min_effect)
-        notes = [*reader.notes, *doubts.notes()]
+        notes = [*reader.notes, *misstated.notes()]
     timeline = replace(timeline, notes=(*notes, *timeline.notes))
     # Text shows them on the terminal itself.
     for note in notes if args.out is not None or file_format != "text" else ():
@@ -94,9 +94,9 @@ def _runs(reader: RunReader, sources: list[Path]) -> Iterator[Run]:
         yield from reader.of(source)
 
 
-def _looked_at(runs: Iterator[Run], doubts: Doubts) -> Iterator[Run]:
+def _looked_at(runs: Iterator[Run], misstated: Misstated) -> Iterator[Run]:
     for run in runs:
-        doubts.look(run.results)
+        misstated.look(run.results)
         yield run
 
 

@@ -21,7 +21,10 @@ SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it fail
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "cell", nargs="?", metavar="CELL", help="the start of its key, or dataset/model/defense/attack/access"
+        "cell",
+        nargs="?",
+        metavar="CELL",
+        help="the start of its key, or dataset/model/defense/attack/access, then also 'seed N'",
     )
     parser.add_argument("--log", action="store_true", help="what runs on the store did and when, to CELL if given")
     options.store(parser)
@@ -49,20 +52,20 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")
     with display.phase("looking for the cell"), no_collection():
         results = read(root).results if root.is_file() else _results(Store(root))
-        matches = [r for r in results if r.key.startswith(args.cell) or str(r.names) == args.cell]
+        matches = [r for r in results if r.key.startswith(args.cell) or args.cell in (str(r.names), _with_seed(r))]
     if not matches:
         raise UsageError(
             f"no cell in {root} has the name '{args.cell}' or a key that starts so; leaderboard --format json has all"
         )
     if len(matches) > 1:
-        near = "; ".join(f"{result.key[:12]} {result.names}" for result in matches[:5])
+        near = "; ".join(f"{result.key[:12]} {_with_seed(result)}" for result in matches[:5])
         raise UsageError(f"'{args.cell}' names {len(matches)} cells: {near}")
     result = matches[0]
     body = jsonable(result)
     if args.json:
         print(json.dumps(body, indent=2))
         return 0
-    print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
+    print(f"{_with_seed(result)}\nkey {result.key}\nstatus {result.status}")
     if objects := live_names(result.cell):
         print(f"cannot be run again from here: {', '.join(objects)} ended with the Python process that called bench")
     if isinstance(result.cell.model.weights, TrainRef):
@@ -75,6 +78,11 @@ def main(args: argparse.Namespace) -> int:
     if result.error is not None:
         print(f"\nerror\n  {result.error.kind}: {result.error.message}\n\n{result.error.traceback}")
     return 0
+
+
+def _with_seed(result: CellResult) -> str:
+    """Return the name of a cell with its seed, of which tables of several have a cell each by one name."""
+    return f"{result.names} seed {result.cell.seed}"
 
 
 def _results(store: Store) -> Iterator[CellResult]:

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.report.doubts import Doubts
+    from bench.report.misstated import Misstated
     from bench.store.remote import sync
     from bench.types import UsageError
 
@@ -33,12 +33,14 @@ def main(args: argparse.Namespace) -> int:
     store = options.working_store(args)
     store.check_writable()
     store.warn_of_strangers()
-    doubts = Doubts()
+    misstated = Misstated()
     with display.phase("carrying files") as at:
-        fetched, sent, damaged = sync(store, args.url, lambda name: at(0, name), lambda result: doubts.look([result]))
+        fetched, sent, damaged = sync(
+            store, args.url, lambda name: at(0, name), lambda result: misstated.look([result])
+        )
     print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")
     print(f"sent {sent.files} files ({sent.size / 1e6:.2f} MB)")
-    for note in doubts.notes():
+    for note in misstated.notes():
         print(f"warning: of what was fetched, {visible(note)}", file=sys.stderr)
     if len(damaged) > 1:
         for text in damaged[:_MOST_NAMED]:

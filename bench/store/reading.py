@@ -80,15 +80,20 @@ def document(data: bytes) -> Any:
         ) from None
 
 
-def validated(model: type[Model], data: bytes) -> Model:
+def validated(model: type[Model], data: bytes, context: str | None = None) -> Model:
     """Return a JSON text as a model; no value is converted from another type.
+
+    Args:
+        model: that it is of.
+        data: the text.
+        context: for what it is read, as :data:`bench.types.AS_CLAIMS` is.
 
     Raises:
         ValueError: it does not match the model; one line says which value is wrong.
     """
     document(data)
     try:
-        return model.model_validate_json(data, strict=True)
+        return model.model_validate_json(data, strict=True, context=context)
     except ValidationError as error:
         raise ValueError(first_of(error)) from None
 

@@ -319,6 +319,44 @@ def test_a_claim_that_the_arrays_refute_is_refused_with_every_hash_made_again(fo
     assert reason in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "line"),
+    [
+        ("metrics", {"accuracy_under_attack": 1.0}, "accuracy_under_attack is not between ci_low and ci_high"),
+        ("metrics", {"ci_low": 1.0}, "accuracy_under_attack is not between ci_low and ci_high"),
+        ("metrics", {"ci_low": None}, "accuracy_under_attack, ci_low and ci_high: some are there and some are not"),
+        ("metrics", {"robust_accuracy": 1.0}, "robust_accuracy is above clean_accuracy or accuracy_under_attack"),
+        ("metrics", {"robust_worst": 1.0}, "robust_worst is above robust_accuracy or robust_mean"),
+        ("metrics", {"n": 7}, "metrics of 7 images in a cell of 140"),
+        ("names", {"access": "static"}, "it is called static and was measured white-box"),
+    ],
+)
+def test_claims_that_contradict_each_other_are_refuted_as_those_that_arrays_refute(
+    folder, tmp_path, capsys, part, changes, line
+):
+    """Who reads the exit code takes 2 for a file that is none, and these are of one that lies."""
+    path = forged(
+        receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", lambda body: body["result"][part].update(changes)
+    )
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert f"refuted      claims: {line}\n" in out and out.endswith("verdict: does not hold\n")
+    assert main(["verify", str(path), "--json", "--out", str(tmp_path / "f.json")]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "does not hold"
+    with pytest.raises(Contradiction, match=re.escape(line)):
+        read(path)
+
+
+@pytest.mark.parametrize("value", [-1.0, "far", None])
+def test_a_value_that_no_result_has_makes_a_file_no_receipt(folder, tmp_path, capsys, value):
+    change = lambda body: body["result"]["metrics"].update(mean_l2=value)  # noqa: E731
+    capsys.readouterr()
+    assert main(["verify", str(forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", change))]) == 2
+    error = capsys.readouterr().err
+    assert "is no receipt that can be read: result.metrics.mean_l2: " in error and error.count("\n") == 1
+
+
 def test_the_first_image_that_left_its_budget_is_named_under_budget(folder, tmp_path, capsys):
     def far(arrays):
         # Two of them, of which the second is the farther.
@@ -410,7 +448,12 @@ def test_targets_that_no_attack_would_choose_are_refused(folder, tmp_path, chang
         (lambda body: body.update(by="x" * 201), None, {}, "by: String should have at most 200"),
         (lambda body: body["sha256"].update(labels="0" * 64), None, {}, "its labels.npy was altered"),
         (lambda body: body["sha256"].pop("labels"), None, {}, "its arrays are not"),
-        (lambda body: body["result"].update(status="failed"), None, {}, "it is failed and has metrics"),
+        (
+            lambda body: body["result"].update(status="failed"),
+            None,
+            {},
+            "a receipt is of an attacked cell that is done",
+        ),
         (None, None, {"../evil.py": b"x"}, "has a member '../evil.py' that"),
         (None, None, {"labels.npy": b""}, "its labels.npy has 0 bytes"),
         (None, None, {"receipt.json": b"{}"}, "does not say that it is one"),

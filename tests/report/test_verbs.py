@@ -148,6 +148,19 @@ def test_show_reads_a_run_file_as_it_reads_a_store(store, tmp_path, capsys):
     assert main(["show", "--log", "--store", str(tmp_path / "nowhere")]) == 2
 
 
+def test_show_tells_seeds_of_one_name_apart_and_finds_each_by_it(tmp_path, capsys):
+    seeds = {seed: result(clean=[True] * 4, seed=seed) for seed in (0, 7)}
+    there = ["--store", str(stored(tmp_path, list(seeds.values())).root)]
+    name = str(seeds[0].names)
+    assert main(["show", name, *there]) == 2
+    said = capsys.readouterr().err
+    assert f"'{name}' names 2 cells: " in said
+    for seed, cell in seeds.items():
+        assert f"{cell.key[:12]} {name} seed {seed}" in said
+        assert main(["show", f"{name} seed {seed}", *there]) == 0
+        assert capsys.readouterr().out.startswith(f"{name} seed {seed}\nkey {cell.key}\n")
+
+
 def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, capsys):
     clean, bits = [True] * 1000, outcomes(0.5, 1000)
     worse = [bit and i % 10 > 0 for i, bit in enumerate(bits)]

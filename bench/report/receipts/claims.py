@@ -37,13 +37,15 @@ class Wrong(NamedTuple):
 
 
 def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[Wrong]:
-    """Yield each contradiction between what is claimed and what follows from the arrays.
+    """Yield each contradiction within what is claimed, and between that and what follows from the arrays.
 
     The arrays have the shapes and types that they should; their values may be anything.
     """
+    result = claims.result
+    within = [*(() if result.metrics is None else result.metrics.contradictions()), *result.contradictions()]
     values = list(_of_values(claims.result.cell, arrays))
-    yield from map(Wrong, chain(_of_names(claims), values))
-    if values:
+    yield from map(Wrong, chain(within, _of_names(claims), values))
+    if within or values:
         # What follows would be computed from nonsense.
         return
     cell = claims.result.cell

@@ -21,7 +21,7 @@ from bench.report.receipts.form import Claims, Member
 from bench.report.sets.kept import Array
 from bench.store import files
 from bench.store.reading import document, validated, what_else
-from bench.types import CellResult, UsageError, shown
+from bench.types import AS_CLAIMS, CellResult, UsageError, shown
 
 #: Bytes of the directory at the end of the file.
 _MAX_DIRECTORY = 2**14
@@ -99,6 +99,8 @@ def name_of(path: Path) -> str | None:
 
 def opened(path: Path) -> tuple[Receipt, Arrays]:
     """Return what a receipt claims and its arrays by name, which have the types, shapes and hashes that they should.
+
+    What is claimed may contradict itself: :func:`~bench.report.receipts.claims.contradictions` says so.
 
     Raises:
         NoReceipt: as :func:`read`.
@@ -185,7 +187,7 @@ def _claims(archive: zipfile.ZipFile) -> tuple[Claims, bytes]:
     _require_version(content)
     if _canonical(content) != text:
         raise ValueError(f"its {form.CLAIMS} is no canonical JSON: altered, or written by something else")
-    return validated(Claims, text), text
+    return validated(Claims, text, AS_CLAIMS), text
 
 
 def _require_version(content: dict[str, Any]) -> None:

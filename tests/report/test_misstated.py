@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.report.doubts import MOST, Doubts
+from bench.report.misstated import MOST, Misstated
 from bench.store import history
 from bench.types import UsageError
 from tests.report.fabricate import result
@@ -40,14 +40,14 @@ def test_of_all_results_that_are_kept_in_this_repository_nothing_is_doubted():
     kept = list(kept_results())
     assert len(kept) > 800
     for at in range(0, len(kept), MOST):
-        assert Doubts(kept[at : at + MOST]).notes() == []
+        assert Misstated(kept[at : at + MOST]).notes() == []
 
 
 def test_of_many_results_of_one_cell_the_farthest_is_looked_at():
     """Images within 8/255 have a mean distance of at most so much."""
     honest = [farther(8 / 255, machine=name) for name in "abc"]
-    assert Doubts(honest).notes() == []
-    (line,) = Doubts([*honest, farther(9 / 255), *honest]).notes()
+    assert Misstated(honest).notes() == []
+    (line,) = Misstated([*honest, farther(9 / 255), *honest]).notes()
     assert line.startswith("1 cell named or stated as no run here would: ")
     assert "mean_linf = 0.0352941, and images within linf 8/255 have at most" in line
 
@@ -83,4 +83,4 @@ def test_history_says_so(runs, capsys, file_format):
 def test_an_object_of_python_is_called_as_its_caller_likes():
     own = result("mine", clean=CLEAN, network="live:net")
     own = own.model_copy(update={"names": own.names.model_copy(update={"model": "my net"})})
-    assert Doubts([own]).notes() == []
+    assert Misstated([own]).notes() == []

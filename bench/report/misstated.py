@@ -20,7 +20,7 @@ _NAMED = 3
 MOST = 2_000
 
 
-class Doubts:
+class Misstated:
     """Looks at results, of which many may be of one cell, and says what is wrong with the first :data:`MOST` cells."""
 
     def __init__(self, results: Iterable[CellResult] = ()) -> None:
