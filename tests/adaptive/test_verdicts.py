@@ -316,6 +316,30 @@ def test_a_base_that_was_spared_an_attack_does_not_make_its_step_look_weak():
     assert summary_of(*kept).judgement.verdict == "holds", "what only the step met makes it no stronger"
 
 
+def test_a_base_whose_number_does_not_count_is_not_said_to_be_spared_the_attack():
+    def said(*on_base):
+        common = [make("fgsm", left, attack_params={}) for make, left in ((bare, 150), (stepped, 140))]
+        return summary_of(*common, stepped("pgd", 20), stepped("cw", 30), *on_base).unjudged
+
+    alone = {"flags": ("not-repeated",)}
+    assert said() == "standard was not attacked with pgd, cw"
+    of_pgd = "the numbers of standard under pgd do not count (not-repeated)"
+    assert said(bare("pgd", 20, **alone)) == f"standard was not attacked with cw, and {of_pgd}"
+    assert said(bare("pgd", 20, **alone), bare("cw", 20)) == of_pgd
+    both = (bare("pgd", 20, **alone), bare("cw", 20, flags=("not-all-seeds",)))
+    assert said(*both) == "the numbers of standard under pgd, cw do not count (not-all-seeds, not-repeated)"
+    # Where nothing of the threat counts, but something of another.
+    other = bare("pgd", 20, norm="l2", eps="1/2")
+    summary = summary_of(other, bare("pgd", 20, **alone), stepped("pgd", 20))
+    assert summary.unjudged == "attacks on the classifier under it do not count (not-repeated)"
+    none = summary_of(bare("cw", 20), bare("pgd", 20, **alone), stepped("pgd", 80))
+    assert none.unjudged == "no attack that counts was run on both it and standard with the same seed"
+    noise = [make("noise", 150, attack_params={}) for make in (bare, stepped)]
+    assert (
+        summary_of(*noise, stepped("pgd", 20, **alone)).unjudged == "no adaptive attack that counts but noise finished"
+    )
+
+
 def test_the_verdicts_of_a_table_are_corrected_together():
     # Alone 13 against 3 images is clear, one of ten such is not.
     def step(name, keeps):

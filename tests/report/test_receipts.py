@@ -1045,6 +1045,28 @@ def test_a_table_of_receipts_says_who_measured_what_and_what_was_verified(folder
     assert main(["leaderboard", "--receipts", str(copy), "--cover"]) == 2
 
 
+def test_a_table_of_receipts_says_which_were_predicted_with_weights_in_half_precision(folder, tmp_path, capsys):
+    path = tmp_path / receipt(folder, "standard-fgsm").name
+    path.write_bytes(receipt(folder, "standard-fgsm").read_bytes())
+    report = path.with_name(f"{path.name}.json")
+    (weights,) = (folder / "store" / "train").glob("*/weights.safetensors")
+    assert verify(folder, path, "--weights", str(weights), "--out", str(report)) == 0
+
+    def said():
+        capsys.readouterr()
+        assert main(["leaderboard", "--receipts", str(path), "--format", "md"]) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if "measured by" in line)
+
+    assert said().endswith("(1 cell verified: holds)")
+    # As verify writes it with weights in half precision of which no answer is another.
+    body = json.loads(report.read_text(encoding="utf-8"))
+    for finding in body["findings"]:
+        if finding["check"] == "weights":
+            finding["state"] = "said"
+    report.write_text(json.dumps(body), encoding="utf-8")
+    assert said().endswith("(1 cell verified: holds, with weights in half precision)")
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_a_receipt_with_damaged_bytes_is_refused_in_one_line_or_is_the_same(folder, data):

@@ -798,6 +798,43 @@ def test_a_new_result_that_was_withdrawn_before_it_came_is_refused(submissions, 
     assert verified() == (0, [said])
 
 
+def test_a_copy_of_what_was_withdrawn_gets_a_line_and_is_refused_where_it_is_new(tmp_path, capsys):
+    root = tmp_path / "repository" / "submissions"
+    root.mkdir(parents=True)
+
+    def commit(name):
+        committed(root, "add", "--all")
+        committed(root, "commit", "--quiet", "--message", name)
+
+    def verified(*only):
+        code = main(["verify", str(root), "--device", "cpu", "--out", str(tmp_path / "out"), *only])
+        return code, [line for line in capsys.readouterr().out.splitlines() if "withdrawn" in line]
+
+    committed(root.parent, "init", "--quiet", "--initial-branch=main")
+    sha256 = submit(root, "ada", attacked(), result("standard", "fgsm", clean=CLEAN, adversarial=WEAK), who="Ada")
+    commit("ada")
+    submit(root, "zoe", attacked(seconds=0.003), who="Zoe")
+    commit("zoe")
+    # A file of another hash, with one of the results.
+    submit(root, "bob", attacked(), who="Bob")
+    withdraw(root, sha256)
+    why = "withdrawn with ada/run.json, of the same measurement, on 2026-11-28: a mistake (only = true keeps this one)"
+    ada = "holds  ada/run.json: 2 results: outcomes only; withdrawn on 2026-11-28: a mistake"
+    refused = f"refused  bob/run.json: {why}; so says withdrawn.toml, and this file is new"
+    assert verified() == (1, [ada, refused])
+    assert verified("--only", "bob") == (1, [refused])
+    assert verified("--only", "zoe") == verified("--only", "withdrawn.toml") == (0, [])
+    # The page strikes the same.
+    assert [each.entry.file for each in merged(root)[1].withdrawn] == ["ada/run.json", "ada/run.json", "bob/run.json"]
+    commit("bob")
+    submit(root, "eve", attacked(seconds=0.004), who="Eve")
+    commit("eve")
+    assert verified() == (0, [ada, f"note  bob/run.json: {why}"])
+    text = (root / "withdrawn.toml").read_text(encoding="utf-8")
+    (root / "withdrawn.toml").write_text(f"{text}only = true\n", encoding="utf-8")
+    assert verified() == (0, [ada])
+
+
 def test_what_was_withdrawn_gets_no_second_reason(tmp_path):
     sha256, path = submit(tmp_path, "a", attacked()), tmp_path / "withdrawn.toml"
     withdraw(tmp_path, sha256, "trained on test images")
@@ -1156,6 +1193,28 @@ def test_weights_in_half_precision_are_said_on_the_page(tmp_path, submissions, f
     found = read.read(root, out, command.version())
     assert [entry.state for entry in found.entries] == ([] if code else ["repeated in half"])
     assert code or not {"not-repeated"} & set(merge.merged(found).ranked[0].flags)
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        (("repeated", "repeated"), "Ada · repeated"),
+        (("repeated in half", "repeated in half"), "Ada · repeated, in half precision"),
+        (("repeated", "repeated in half"), "Ada · repeated, 1 in half precision"),
+        (("consistent", "repeated in half"), "Ada · 1 of 2 repeated, in half precision"),
+        (("consistent", "consistent"), "Ada · not repeated"),
+    ],
+)
+def test_a_row_says_how_many_of_its_cells_were_repeated_in_half_precision(tmp_path, states, words):
+    submit(tmp_path, "a", attacked(), result("standard", "fgsm", clean=CLEAN, adversarial=WEAK), who="Ada")
+    found = read.read(tmp_path, None, command.version())
+    entries = [entry._replace(state=state) for entry, state in zip(found.entries, states, strict=True)]
+    found = found._replace(entries=entries)
+    people = render.contributions(found, merge.merged(found))
+    # Also what is marked beside numbers that count is of the row.
+    (table,) = build(entry.result for entry in entries).tables
+    (row,) = table.rows
+    assert people.by(row) == words
 
 
 @pytest.mark.parametrize(

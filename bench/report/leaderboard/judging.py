@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
 from typing import NamedTuple
 
 from bench.differences import attack_apart
+from bench.report.leaderboard.flags import unproven
 from bench.report.leaderboard.summaries import (
     UPPER_BOUND,
     BaseComparison,
@@ -24,6 +26,7 @@ from bench.types import CellResult, Measured, listed
 #: The labels of a table's attacks by their id, for each threat.
 Attacks = Mapping[str, Mapping[str, str]]
 
+_UNDER = "attacks on the classifier under it"
 #: Threats that a line of words names.
 _THREATS = 20
 
@@ -44,8 +47,8 @@ class _Contest(NamedTuple):
     #: Images that step or base alone keeps.
     changed: tuple[int, int]
     reasons: tuple[str, ...]
-    #: Attacks that were run on the step and not on its base, by label.
-    spared: tuple[str, ...]
+    #: Attacks that were run on the step and not on its base, and why that makes no verdict; empty where none was.
+    spared: str
 
 
 def judge(steps: Iterable[PurifierRow], attacks: Attacks) -> list[DefenseSummary]:
@@ -75,7 +78,7 @@ def _judged(threat: ThreatSummary, outcome: _Contest | str, p_values: Iterator[f
     conclusion = verdict(Interval(over.number, over.low, over.high), p_value, outcome.reasons)
     if outcome.spared and conclusion not in ("holds", "upper bound only"):
         # Such attacks make the step look weaker than a base that they were not tried on.
-        return replace(threat, unjudged=f"{outcome.base} was not attacked with {', '.join(outcome.spared)}")
+        return replace(threat, unjudged=outcome.spared)
     return replace(threat, judgement=BaseComparison(conclusion, outcome.base, over, p_value, outcome.reasons))
 
 
@@ -91,7 +94,8 @@ def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Con
     if why is not None or base is None:
         return why or ""
     contest = _contest(row, base, group, attacks[group], step.missing)
-    return contest or f"no attack was run on both it and {base.name} with the same seed"
+    counting = "that counts " if _aside(row, group) or _aside(base, group) else ""
+    return contest or f"no attack {counting}was run on both it and {base.name} with the same seed"
 
 
 def no_contest(step: PurifierRow, threat: ThreatSummary) -> str | None:
@@ -107,13 +111,15 @@ def no_contest(step: PurifierRow, threat: ThreatSummary) -> str | None:
     if not any(access == "adaptive" for access, _, _ in row.coords.get(group, ())):
         return ""
     if base is None or not (on_base := _measured(base, group)):
-        return "the classifier under it was not attacked"
+        aside = [] if base is None else _aside(base, group)
+        return f"{_UNDER} do not count ({_marks(aside)})" if aside else "the classifier under it was not attacked"
     if row.is_proven and not base.is_proven:
-        return "attacks on the classifier under it are only the word of those who measured"
+        return f"{_UNDER} are only the word of those who measured"
     if only_noise(each for each in _measured(row, group) if each.cell.access == "adaptive"):
-        return "no adaptive attack but noise finished"
+        counts = any(each.cell.access == "adaptive" for each in _aside(row, group))
+        return f"no adaptive attack {'that counts ' * counts}but noise finished"
     if only_noise(on_base):
-        return f"no attack on {base.name} but noise finished"
+        return f"no attack on {base.name} {'that counts ' * bool(_aside(base, group))}but noise finished"
     return None
 
 
@@ -134,7 +140,39 @@ def _contest(
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []
     reasons = (*bounds, *fell_out, *lacking(_finished(row, group)))
-    return _Contest(base.name, over, changed, reasons, spared)
+    return _Contest(base.name, over, changed, reasons, _why_spared(base, group, spared, labels))
+
+
+def _why_spared(base: DefenseCells, group: str, spared: Iterable[str], labels: Mapping[str, str]) -> str:
+    """Return in words what a base was not attacked with, and what it was attacked with by somebody and does not count.
+
+    Args:
+        base: the classifier under a step.
+        group: the threat.
+        spared: the attacks, by label, that count on the step and not on the base.
+        labels: of the attacks by their id.
+    """
+    aside: dict[str, list[CellResult]] = defaultdict(list)
+    for (_, threat, attack), results in base.aside.items():
+        if threat == group:
+            aside[labels[attack]] += results
+    lacking_there = [label for label in spared if label not in aside]
+    uncounted = [label for label in spared if label in aside]
+    words = [f"{base.name} was not attacked with {', '.join(lacking_there)}"] if lacking_there else []
+    if uncounted:
+        marks = _marks(chain.from_iterable(aside[label] for label in uncounted))
+        words.append(f"the numbers of {base.name} under {', '.join(uncounted)} do not count ({marks})")
+    return ", and ".join(words)
+
+
+def _aside(cells: DefenseCells, group: str) -> list[CellResult]:
+    """Return the results of a row under a threat that somebody measured and that do not count."""
+    return [*chain.from_iterable(results for coord, results in cells.aside.items() if coord[1] == group)]
+
+
+def _marks(results: Iterable[CellResult]) -> str:
+    """Return why results do not count, by their marks."""
+    return ", ".join(unproven(chain.from_iterable(result.flags for result in results)))
 
 
 def attacks_in_common(

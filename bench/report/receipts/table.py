@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -29,6 +29,8 @@ _MOST_FILES = 10_000
 _REPEATABLE: tuple[Check, ...] = ("images", "weights", "costs", "clean answers", "adversarial answers", "accuracy")
 #: People that a line names.
 _NAMED = 5
+#: What is known of a receipt without a report.
+NOT_VERIFIED = "not verified"
 
 
 class Found(NamedTuple):
@@ -78,6 +80,16 @@ def verdict_beside(receipt: Receipt) -> Verdict | None:
     """
     body = _beside(receipt)
     return next((each for each in get_args(Verdict) if each == body.get("verdict")), None)
+
+
+def verified_beside(receipt: Receipt) -> str:
+    """Return what the report beside a receipt makes known of it, in words: its verdict, and with which weights."""
+    verdict = verdict_beside(receipt)
+    if verdict is None:
+        return NOT_VERIFIED
+    weights = (each.get("state") for each in findings_beside(receipt) if each.get("check") == "weights")
+    # What is said of weights is that they were in half precision.
+    return f"verified: {verdict}" + (", with weights in half precision" if "said" in weights else "")
 
 
 def findings_beside(receipt: Receipt) -> list[dict[str, Any]]:
@@ -143,23 +155,19 @@ def _measured_by(people: list[str]) -> str:
 
 def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:
     receipts = list(chain.from_iterable(by_key.get(key, ()) for key in dict.fromkeys(row.keys)))
-    verdicts: dict[str, list[Verdict | None]] = defaultdict(list)
+    known: dict[str, list[str]] = defaultdict(list)
     methods, implausible = set[str](), dict[str, list[str]]()
     for receipt in receipts:
         by = "somebody who is not named" if receipt.by is None else f"'{distinct(receipt.by)}'"
-        verdicts[by].append(verdict_beside(receipt))
+        known[by].append(verified_beside(receipt))
         methods |= set(foreign(receipt.result.cell))
         if (why := remark(receipt.result)) is not None:
             implausible.setdefault(by, []).append(f"; {receipt.result.names.attack}: not plausible: {why}")
     own = f", with methods that do not come with Crossfire: {', '.join(sorted(methods))}" if methods else ""
-    return [f"{by} ({_counted(known)}{own}{''.join(implausible.get(by, ()))})" for by, known in verdicts.items()]
+    return [f"{by} ({_counted(words)}{own}{''.join(implausible.get(by, ()))})" for by, words in known.items()]
 
 
-def _counted(verdicts: list[Verdict | None]) -> str:
+def _counted(known: list[str]) -> str:
     """Return how many cells there are and what was verified of them."""
-    words = []
-    for verdict in sorted(set(verdicts), key=lambda each: (each is None, each or "")):
-        count = verdicts.count(verdict)
-        state = f"verified: {verdict}" if verdict else "not verified"
-        words.append(f"{count:,} {'cell' if count == 1 else 'cells'} {state}")
-    return "; ".join(words)
+    counts = Counter(sorted(known, key=lambda words: (words == NOT_VERIFIED, words)))
+    return "; ".join(f"{count:,} {'cell' if count == 1 else 'cells'} {words}" for words, count in counts.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class Source(NamedTuple):
         access: of an attacked result, what the attacker saw; empty of a clean one, which is no receipt.
         file: of the submissions.
         sha256: of the receipt or the file.
+        are_halved: whether its predictions were made again with weights in half precision.
     """
 
     person: Person
@@ -46,6 +47,7 @@ class Source(NamedTuple):
     access: str
     file: str
     sha256: str
+    are_halved: bool = False
 
 
 class Measured(NamedTuple):
@@ -132,19 +134,18 @@ class Contributions(NamedTuple):
         )
 
     def by(self, row: TableRow) -> str:
-        """Return who measured the cells of a row, and how many under its access were repeated, in a few words."""
+        """Return who measured the cells of a row, and how many under its access were repeated and how."""
         own = [sources for key in dict.fromkeys(row.keys) if (sources := self.sources.get(key))]
         # The numbers of a gap are of another row, too.
         own = [sources for sources in own if sources[0].access == row.access] or own
         if not own:
             return ""
         people = Counter(source.person.name for source in chain.from_iterable(own))
-        repeated = sum(any(source.is_repeated for source in sources) for sources in own)
-        known = "repeated" if repeated == len(own) else f"{repeated:,} of {len(own):,} repeated"
+        known = _repeated(own)
         shortened = [
             name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…" for name, _ in people.most_common()
         ]
-        return f"{listed(shortened, _NAMES)} · {known if repeated else 'not repeated'}"
+        return f"{listed(shortened, _NAMES)} · {known}"
 
     def of(self, key: str) -> dict[str, Any] | None:
         """Return what the details of a cell say; ``None`` of one that nobody gave."""
@@ -157,6 +158,18 @@ class Contributions(NamedTuple):
             "files": ", ".join(dict.fromkeys(source.file for source in own)),
             "SHA-256": ", ".join(dict.fromkeys(source.sha256 for source in own)),
         }
+
+
+def _repeated(cells: Sequence[tuple[Source, ...]]) -> str:
+    """Return how many of some cells, given by who measured them, were predicted again, in a few words."""
+    repeated = [sources for sources in cells if any(source.is_repeated for source in sources)]
+    if not repeated:
+        return "not repeated"
+    known = "repeated" if len(repeated) == len(cells) else f"{len(repeated):,} of {len(cells):,} repeated"
+    halved = sum(all(source.are_halved for source in own if source.is_repeated) for own in repeated)
+    if not halved:
+        return known
+    return f"{known}, {'' if halved == len(repeated) else f'{halved:,} '}in half precision"
 
 
 def _called(board: Board, key: str, *, has_threat: bool) -> str:

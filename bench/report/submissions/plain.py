@@ -17,7 +17,7 @@ from bench.report.leaderboard.flags import (
 from bench.report.leaderboard.tables import Board, Table
 from bench.report.receipts.form import ADVERSARIAL
 from bench.report.receipts.read import Receipt
-from bench.report.receipts.table import findings_beside, verdict_beside
+from bench.report.receipts.table import findings_beside, verdict_beside, verified_beside
 from bench.report.submissions import merge, remarks, render, reports
 from bench.report.submissions.form import Submission
 from bench.report.submissions.read import (
@@ -108,13 +108,11 @@ def _entry(receipt: Receipt) -> Entry:
     if verdict == "does not hold":
         raise UsageError(f"{receipt.path}: the report beside it says that it does not hold")
     who = _NOBODY if receipt.by is None else distinct(receipt.by)
-    words = f"verified: {verdict}" if verdict else "not verified"
+    words = verified_beside(receipt)
     file, sha256 = str(receipt.path), receipt.sha256
     trained, halved = (tuple(sorted(each.items())) for each in (receipt.claims.trained, receipt.claims.halved))
     shown = reports.shown(findings_beside(receipt))
     state: State = "unchecked" if verdict is None else state_of(shown)
-    if state == "repeated in half":
-        words += ", with weights in half precision"
     entry = Entry(
         receipt.result,
         who,

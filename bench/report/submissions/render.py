@@ -49,6 +49,7 @@ def _source(entry: Entry, who: Person) -> Source:
         entry.result.cell.access if entry.result.cell.attack else "",
         entry.file,
         entry.sha256,
+        entry.state == "repeated in half",
     )
 
 

@@ -17,6 +17,7 @@ from bench.report.receipts.weights import Hashes
 from bench.report.render.outside import require_images
 from bench.report.submissions import form, merge, reports
 from bench.report.submissions.arrivals import came_last
+from bench.report.submissions.averaged import as_others_state
 from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.read import (
     MOST_BYTES,
@@ -41,7 +42,7 @@ _OTHERS = "no weights of its networks"
 
 
 class Line(NamedTuple):
-    """What a check has shown of a file: ``is_refused`` says that it does not count; a note is about none."""
+    """What a check has shown of a file: ``is_refused`` says that it does not count; a note is beside what it showed."""
 
     file: str
     words: str
@@ -216,6 +217,34 @@ class Checker(NamedTuple):
             if not names or folder.name in names:
                 for line in self._of_folder(folder, weights):
                     yield struck.said(self.root, folder, line)
+        checked = {folder.name for folder in there if not names or folder.name in names}
+        if known_withdrawals and checked:
+            yield from self._copies(checked, struck.new)
+
+    def _copies(self, names: Collection[str], new: Collection[str]) -> Iterator[Line]:
+        """Yield a line on each file that is taken back as a copy of what was withdrawn: a new one is refused.
+
+        Tables strike it, so that whoever gave it is to see why.
+        """
+        found = read(self.root, self.out, self.version, self.data_folder)
+        found = found._replace(entries=as_others_state(found.entries))
+        originals: dict[tuple[str, str], str] = {}
+        # A run file has many results, of which the first speaks for all.
+        copies: dict[tuple[str, Withdrawal], str] = {}
+        for entry, withdrawal in merge.taken_back(found):
+            if entry is None:
+                continue
+            if withdrawal.names(entry.hashes, entry.folder):
+                originals.setdefault((withdrawal.sha256, entry.result.key), entry.file)
+            elif entry.folder in names:
+                copies.setdefault((entry.file, withdrawal), entry.result.key)
+        for (file, withdrawal), key in copies.items():
+            why = f"withdrawn with {originals[withdrawal.sha256, key]}, of the same measurement, on {withdrawal.date}"
+            words = f"{why}: {withdrawal.reason} (only = true keeps this one)"
+            if file in new:
+                yield Line(file, f"{words}; so says withdrawn.toml, and this file is new", is_refused=True)
+            else:
+                yield Line(file, words, is_note=True)
 
     def _of_folder(self, folder: Folder, weights: Sequence[Path]) -> Iterator[Line]:
         if not folder.receipts and not folder.runs:
