@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -66,12 +67,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="published numbers beside the measured ones; with --out FOLDER, all tables and figures of the paper",
     )
+    _measure_arguments(parser)
+    _view_arguments(parser.add_argument_group("what the tables show; not for JSON and --paper"))
+    parser.add_argument(
+        "--out",
+        type=options.path,
+        metavar="FILE",
+        help="write to a file, model cards to a folder, instead of the terminal",
+    )
+
+
+def _measure_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what rows are measured by, or what is shown in place of them."""
     parser.add_argument(
         "--eps",
         type=_budgets,
         default=(),
         metavar="E,E,...",
         help="also the robust accuracy within these budgets, such as 1/255,2/255,4/255, from attacks without a budget",
+    )
+    parser.add_argument(
+        "--require",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="attacks without which a row is not ranked, one for each pattern: by name, also with a threat "
+        "('pgd Linf*') or parameters ('pgd*steps=20*'); what other attacks break counts where they were run; "
+        "default: all attacks of the table",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -83,13 +105,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--cover",
         action="store_true",
         help="instead, the attacks that the worst case needs: those that break the most images for their passes first",
-    )
-    _view_arguments(parser.add_argument_group("what the tables show; not for JSON and --paper"))
-    parser.add_argument(
-        "--out",
-        type=options.path,
-        metavar="FILE",
-        help="write to a file, model cards to a folder, instead of the terminal",
     )
 
 
@@ -161,6 +176,10 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
         raise UsageError(
             f"--{asked[0]} is for tables in a terminal, md, csv, tex or html; {what} has everything in forms of its own"
         )
+    others = [name for name in ("paper", "eps") if getattr(args, name)]
+    others += [f"format {CARDS}"] if file_format == CARDS else []
+    if args.require and others:
+        raise UsageError(f"--require is for tables that rank rows under one threat; leave out --{others[0]}")
     if args.eps and (args.paper or file_format == CARDS):
         what = "--paper" if args.paper else f"--format {CARDS}"
         raise UsageError(f"--eps is for tables; {what} has budgets of its own")
@@ -177,6 +196,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from bench.report.leaderboard.required import Policy
     from bench.report.leaderboard.view import build
     from bench.store.history import Recorded, read
     from bench.store.records import with_distances
@@ -211,7 +231,9 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     with display.phase("making the tables"):
         results = map(partial(with_distances, store=Store(root)), recorded.results) if view.eps else recorded.results
-        board = build(results, recorded.planned_tables, view, recorded.begun)
+        policy = Policy(args.require, {} if counted is None else counted.merged.survivors)
+        board = build(results, recorded.planned_tables, view, recorded.begun, policy)
+        _require_attacks(board, args.require)
         if counted is not None:
             from bench.report.receipts.table import with_sources
 
@@ -229,6 +251,15 @@ def _require_tables_of_receipts(args: argparse.Namespace) -> None:
     others += ["format robustbench"] if args.format == CARDS else []
     if args.receipts and others:
         raise UsageError(f"--receipts is for tables of receipts alone; leave out --{others[0]}")
+
+
+def _require_attacks(board: Board, patterns: Sequence[str]) -> None:
+    """Raises UsageError: nothing is called what a row is to be attacked with."""
+    from bench.report.leaderboard.view import unmatched_attacks
+
+    lacking, known = unmatched_attacks(board, patterns)
+    if lacking and board.results:
+        raise UsageError(f"--require {lacking[0]}: no result is of an attack of that name; there are {known or 'none'}")
 
 
 def _receipts(args: argparse.Namespace) -> Counted | None:
@@ -257,7 +288,7 @@ def _rank_attacks(args: argparse.Namespace, file_format: str | None) -> int:
     render = _cover if args.cover else _optimality
     if file_format not in (None, *formats):
         raise UsageError(f"--{option} comes as text, {', '.join(formats)}, not {file_format}")
-    if asked := [each for each in (*_VIEW, "paper", "eps") if getattr(args, each)]:
+    if asked := [each for each in (*_VIEW, "paper", "eps", "require") if getattr(args, each)]:
         raise UsageError(f"--{asked[0]} is for the tables of defenses; --{option} ranks all attacks")
     root = options.store_root(args)
     with args.display.phase("reading the results"):

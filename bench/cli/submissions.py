@@ -26,7 +26,8 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
     Raises:
         UsageError: the options do not go together, or the folder cannot be used as a whole.
     """
-    from bench.report.leaderboard.view import build
+    from bench.report.leaderboard.required import Policy
+    from bench.report.leaderboard.view import build, unmatched_attacks
     from bench.report.submissions import merge, read, remarks, render
     from bench.store.outputs import write_named
 
@@ -41,7 +42,8 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
     with args.display.phase("making the tables"):
         merged = merge.merged(found)
         people = render.contributions(found, merged)
-        board = remarks.said_below(build(merged.ranked, (), view), merged)
+        board = build(merged.ranked, (), view, policy=Policy(args.require, merged.survivors))
+        board = remarks.said_below(board, merged)
     for each in (*found.left_out, *merged.remarks):
         print(visible(f"left out: {each.file}: {each.why}"), file=sys.stderr)
     for each in (*merged.unreplaced, *merged.like_withdrawn):
@@ -50,6 +52,9 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         print(visible(f"note: {', '.join(folders)} are of one name, {who}, and count as one person"), file=sys.stderr)
     for gone in (each.withdrawal.sha256 for each in merged.withdrawn if each.entry is None):
         print(f"note: withdrawn.toml: SHA-256 {gone} is that of no result that is read", file=sys.stderr)
+    for pattern in unmatched_attacks(board, args.require)[0]:
+        # Nobody may have sent such results yet.
+        print(visible(f"note: --require {pattern}: no result is of an attack of that name"), file=sys.stderr)
     unreported = sum(entry.is_unreported for entry in found.entries)
     if args.verified is not None and unreported:
         of = f"{unreported:,} of {len(found.entries):,} results: verify {args.submissions} --out {args.verified}"

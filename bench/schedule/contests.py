@@ -24,7 +24,7 @@ class Contest(NamedTuple):
 
 
 class TableContests(NamedTuple):
-    """What a table ranks: rows under the threat that has the most attacks. And what its verdicts and gaps ask."""
+    """What a table ranks: rows under the threat with the most attacked rows. And what its verdicts and gaps ask."""
 
     ranked: Sequence[Row]
     contests: Sequence[Contest]
@@ -41,7 +41,7 @@ def contests_of(cells: Iterable[PlannedCell]) -> list[TableContests]:
 
 
 def _of_table(cells: Sequence[PlannedCell], keys: Keys, models: Once[ModelRef, str]) -> TableContests:
-    threat = _first_threat(cells, keys)
+    threat = _first_threat(cells, keys, models)
     ranked: dict[tuple[str, str], list[PlannedCell]] = defaultdict(list)
     rows: dict[tuple[str, str], dict[str, list[PlannedCell]]] = defaultdict(lambda: defaultdict(list))
     for planned in cells:
@@ -91,11 +91,12 @@ def _attack_of(cell: Cell) -> str:
     return attack_apart(cell.attack)
 
 
-def _first_threat(cells: Iterable[PlannedCell], keys: Keys) -> str | None:
-    """Return the text of the threat with a budget under which a table has the most attacks, the first such one."""
-    attacks: dict[str, set[str]] = defaultdict(set)
+def _first_threat(cells: Iterable[PlannedCell], keys: Keys, models: Once[ModelRef, str]) -> str | None:
+    """Return the text of the threat with a budget that ranks a table: with the most attacked rows of each attack."""
+    attacked: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
     for planned in cells:
-        attack = planned.cell.attack
+        cell, attack = planned.cell, planned.cell.attack
         if attack is not None and attack.threat.norm != "corruption" and attack.threat.eps is not None:
-            attacks[keys.text(attack.threat)].add(planned.names.attack)
-    return max(attacks, key=lambda threat: len(attacks[threat]), default=None)
+            row = models(cell.model), keys.text(cell.step)
+            attacked[keys.text(attack.threat)].add((*row, planned.names.attack))
+    return max(attacked, key=lambda threat: len(attacked[threat]), default=None)

@@ -74,8 +74,12 @@ class Leaderboard:
         # As the action takes it, 0 is all of the history.
         cut = ("--depth", str(depth)) if depth else ()
         git(workspace, "clone", "--quiet", *cut, f"file://{self.repository}", "leaderboard")
-        sets = {"SETS": self.workflow["env"]["SETS"], **os.environ}
-        environment = {**sets, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        environment = {
+            **self.workflow["env"],
+            **os.environ,
+            "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
         log = ""
         for step in self.workflow["jobs"][name]["steps"]:
             if "run" not in step or step["name"] == "Install Crossfire":
@@ -133,6 +137,18 @@ def test_a_leaderboard_lives_from_pull_requests(folder, leaderboard):  # noqa: F
     assert code == 0 and "refused  mallory/1-0.receipt" in log
     assert re.search(r'class="by"><bdi>(Ada, Bob|Bob, Ada) · not repeated', page)
     assert "mallory/1-0.receipt: it says mean_l2" in re.sub(r"<[^>]+>", "", page)
+
+
+def test_the_attacks_that_a_row_needs_are_named_in_the_workflow(folder, leaderboard):  # noqa: F811
+    submission("ada", "Ada", receipt(folder, "standard-fgsm-white-box"))(leaderboard.submissions)
+    leaderboard.commit()
+    for required, said in (("fgsm L*\nautoattack\n", "are rows that were attacked with fgsm"), ("", None)):
+        leaderboard.workflow["env"]["REQUIRE"] = required
+        code, log, workspace = leaderboard.job("build")
+        page = (workspace / "site" / "index.html").read_text(encoding="utf-8")
+        assert code == 0, log
+        assert ("were attacked with" in page) == (said is not None) and (said or "") in page
+        assert ("note: --require autoattack: no result is of an attack of that name" in log) == (said is not None)
 
 
 def test_who_copies_a_result_that_was_merged_does_not_get_it(folder, leaderboard):  # noqa: F811

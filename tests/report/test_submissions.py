@@ -12,7 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.cli import command, main
+from bench.keys import training_key
 from bench.report.leaderboard.pareto import cost_front, primary
+from bench.report.leaderboard.required import Policy
 from bench.report.leaderboard.tables import build
 from bench.report.receipts import weights as hashes
 from bench.report.receipts.read import name_of
@@ -312,6 +314,60 @@ def test_numbers_that_nobody_repeated_are_marked_and_not_the_best(submissions, t
     assert page.count('class="mark solid unproven"') == 1 and page.count('class="mark solid"') == 1
     rows = json.loads(render.as_json(board, people))["cells"]
     assert sorted(marks <= set(row["flags"]) for row in rows) == [False, True]
+
+
+def repeated(root, **of_bob):
+    """Return what counts, as if every prediction had been repeated with one file of weights; Bob's as is said."""
+    found = read.read(root, None, command.version())
+    entries = []
+    for entry in found.entries:
+        trained = ((training_key(entry.result.cell.model), "a" * 64),)
+        known = entry._replace(state="repeated", doubts=(), trained=trained)
+        entries.append(known._replace(**of_bob) if entry.who == "Bob" else known)
+    return merge.merged(found._replace(entries=entries))
+
+
+def survivors(both):
+    (table,) = build(both.ranked, policy=Policy((), both.survivors)).tables
+    (row,) = table.rows
+    return {column.kind: row.values[column.id].number for column in table.columns if column.unit == "accuracy"}
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_images_that_were_broken_stay_broken_when_a_lower_number_takes_the_place(tmp_path, is_newer):
+    other = outcomes(0.25, 100, 9)
+    submit(tmp_path, "ada", attacked(STRONG), who="Ada")
+    name, more = ("ada", {"file": "later.json"}) if is_newer else ("bob", {})
+    submit(tmp_path, name, attacked(other, finished="2026-11-23T10:00:00+00:00"), who=name.title(), **more)
+    both = repeated(tmp_path)
+    right = np.array(CLEAN) & np.array(other)
+    numbers = survivors(both)
+    # The number of the attack is that of one measurement; no image that either broke survives.
+    assert both.ranked[0].metrics.robust_accuracy == right.mean()
+    assert numbers["worst"] == (right & np.array(STRONG)).mean() < right.mean()
+    lists = [*both.superseded] if is_newer else [*both.differing]
+    assert [each.counts_too for each in lists] == [True]
+    item = render.superseded_item(lists[0]) if is_newer else render.differing_item(lists[0])
+    assert item.why.endswith("; what it broke counts in the worst case as well")
+
+
+def test_only_repeated_measurements_of_the_same_weights_that_do_not_draw_are_remembered(tmp_path):
+    submit(tmp_path, "ada", attacked(STRONG), who="Ada")
+    submit(tmp_path, "bob", attacked(WEAK), who="Bob")
+    both = repeated(tmp_path)
+    (result,) = both.ranked
+    assert list(both.survivors) == [result.key]
+    (weaker,) = [entry for entry in merged(tmp_path)[0].entries if entry.who == "Bob"]
+    for of_bob in (
+        {"state": "unchecked"},
+        {"trained": ((training_key(result.cell.model), "b" * 64),)},
+        {"doubts": ("unknown-attack",)},
+        {"are_images_known": False},
+        {"result": weaker.result.model_copy(update={"flags": ("randomised",)})},
+    ):
+        assert repeated(tmp_path, **of_bob).survivors == {}, of_bob
+    withdraw(tmp_path, weaker.file_sha256)
+    assert repeated(tmp_path).survivors == {}
 
 
 def test_clean_accuracy_is_that_of_repeated_predictions(submissions, tmp_path):

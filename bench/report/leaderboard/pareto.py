@@ -29,7 +29,7 @@ def pareto_front(points: Iterable[T], cost: Callable[[T], float], score: Callabl
 
 
 def primary(table: Table) -> list[ThreatSummary]:
-    """Return the defenses under the threat with the most attacks."""
+    """Return the defenses under the threat by which a table is ranked, the first one."""
     groups = list(dict.fromkeys(column.group for column in table.columns))
     attacked = [summary for summary in table.threats if summary.threat and summary.group in groups]
     first = min((groups.index(summary.group) for summary in attacked), default=None)

@@ -16,6 +16,7 @@ from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.flags import OF_ANSWERS, is_proven, that_count, unproven
+from bench.report.leaderboard.required import Required
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
@@ -152,6 +153,18 @@ def conditional_attacks(results: Iterable[Measured], ids: Mapping[str, str]) -> 
     return frozenset(ids[r.key] for r, name in attacked if name in only or r.cell.access == "transfer")
 
 
+@dataclass(frozen=True)
+class Terms:
+    """By what the rows of a table are measured."""
+
+    #: Ids of the attacks that are made on some defenses only.
+    conditional_attacks: frozenset[str]
+    #: Of which attacks a row needs one each, by threat; of others, all that any row has.
+    required: Required
+    #: Which images survived in other measurements of a cell, by the key of its result: worst cases count these as well.
+    broken_too: Mapping[str, Sequence[Outcomes]]
+
+
 #: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.
 CellCoord = tuple[Access, str, str]
 
@@ -173,6 +186,8 @@ class DefenseCells:
     cost: DefenseCost | None
     #: Ids of the attacks of the table that are made on some defenses only.
     conditional_attacks: frozenset[str]
+    #: Of which attacks it needs one each, where not all of the table are needed.
+    required: Required
     #: Clean errors by condition, where the images are those of several common corruptions.
     by_corruption: Mapping[corruption_error.Condition, float]
     #: Its error without corruptions, measured on a set of another table.
@@ -188,7 +203,7 @@ class DefenseCells:
         name: str,
         results: Sequence[CellResult],
         ids: Mapping[str, str],
-        conditional: frozenset[str],
+        terms: Terms,
         uncorrupted_error: float | None = None,
         begun: Sequence[PartialResult] = (),
     ) -> DefenseCells:
@@ -198,7 +213,7 @@ class DefenseCells:
             name: its label.
             results: its cells.
             ids: the column of each result, by key.
-            conditional: the ids of attacks that are made on some defenses only.
+            terms: by what all rows of the table are measured.
             uncorrupted_error: its error without corruptions, measured on a set of another table.
             begun: its cells of which only the first images are measured.
         """
@@ -224,10 +239,11 @@ class DefenseCells:
             tuple(sorted({each.cell.seed for each in results})),
             accesses or (results[0].cell.access,),
             cells,
-            {coord: _robust_by_seed(group) for coord, group in cells.items()},
+            {coord: _robust_by_seed(group, terms.broken_too) for coord, group in cells.items()},
             _clean(results),
             _cost(results),
-            conditional,
+            terms.conditional_attacks,
+            terms.required,
             corruption_error.of_set(results),
             uncorrupted_error,
             parts,
@@ -312,8 +328,7 @@ class DefenseCells:
             return self._worst_of_first(group, accesses, attacks), {}
         tried = [coord for coord in coords if coord in self.cells]
         used = [coord for coord in tried if self.robust[coord]]
-        run = len({attack for _, _, attack in tried})
-        wanted = len([attack for attack in attacks if self._applies(group, accesses, attack)])
+        run = {attack for _, _, attack in tried}
         seeds = [seed for seed in self.seeds if used and all(seed in self.robust[coord] for coord in used)]
         survivors = {seed: right_in_all(self.robust[coord][seed] for coord in used) for seed in seeds}
         lost = sum(any(r.metrics for r in self.cells[coord]) for coord in tried if not self.robust[coord])
@@ -321,7 +336,7 @@ class DefenseCells:
         footnotes = {
             f"without {failed} failed": failed > 0,
             f"without {lost} whose outcomes were not kept": lost > 0,
-            f"{run} of {wanted} attacks": 0 < run < wanted,
+            self._lacking(group, accesses, attacks, run): bool(run),
             f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
         }
         results = list(chain.from_iterable(self.cells[coord] for coord in used))
@@ -329,8 +344,17 @@ class DefenseCells:
         bound = unsound((self._accuracy(coord), self._flags(coord)) for coord in used) if any(shares) else ()
         footnotes[UPPER_BOUND + ", ".join(bound)] = bool(bound)
         footnotes |= dict.fromkeys(unproven(chain.from_iterable(result.flags for result in results)), True)
-        value = mean_value(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
+        said = [note for note, holds in footnotes.items() if note and holds]
+        value = mean_value(shares, self.n, results, said, flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
+
+    def _lacking(self, group: str, accesses: Sequence[Access], attacks: Sequence[str], run: Collection[str]) -> str:
+        """Return how many of the attacks that are needed were run, where not all were."""
+        applying = {attack for attack in attacks if self._applies(group, accesses, attack)}
+        if needed := [each & applying for each in self.required.get(group, ()) if each & applying]:
+            met = sum(not each.isdisjoint(run) for each in needed)
+            return f"{met} of {len(needed)} required attacks" if met < len(needed) else ""
+        return f"{len(run)} of {len(applying)} attacks" if len(run) < len(applying) else ""
 
     def _worst_of_first(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Value:
         """Return the worst case where some cells are not done, on the first images that all have."""
@@ -393,8 +417,13 @@ class DefenseCells:
         return replace(gap, footnotes=footnotes, keys=static[0].keys + adaptive[0].keys)
 
 
-def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, Outcomes]:
-    return {r.cell.seed: outcomes for r in results if (outcomes := r.robust_outcomes) is not None}
+def _robust_by_seed(results: Iterable[CellResult], broken_too: Mapping[str, Sequence[Outcomes]]) -> dict[int, Outcomes]:
+    """Return which images survived, by seed: in this measurement and in others of the same cell."""
+    return {
+        r.cell.seed: right_in_all([outcomes, *broken_too.get(r.key, ())])
+        for r in results
+        if (outcomes := r.robust_outcomes) is not None
+    }
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import is_proven, that_count, unproven
+from bench.report.leaderboard.flags import Result, is_proven, that_count, unproven
 from bench.report.leaderboard.judging import PurifierRow, gapless_lines, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import (
     Params,
@@ -25,6 +25,7 @@ from bench.report.leaderboard.labels import (
 )
 from bench.report.leaderboard.queries import query_lines
 from bench.report.leaderboard.questions import Answer, questions
+from bench.report.leaderboard.required import ALL_ATTACKS, Policy, Required, required
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.standing import Ranking, standing
 from bench.report.leaderboard.summaries import (
@@ -34,6 +35,7 @@ from bench.report.leaderboard.summaries import (
     DefenseCells,
     DefenseSummary,
     RowIds,
+    Terms,
     ThreatSummary,
     Value,
     attack_ids,
@@ -280,6 +282,7 @@ def build(
     planned: Iterable[PlannedTable] = (),
     rename: Mapping[str, str] | None = None,
     begun: Iterable[PartialResult] = (),
+    policy: Policy = ALL_ATTACKS,
 ) -> Board:
     """Sort results into tables. Of results that differ in their code alone the newest counts.
 
@@ -289,6 +292,7 @@ def build(
             table, its cells are those that were tried.
         rename: new names by the old ones, for defenses, attacks, data sets and networks.
         begun: cells of which only the first images are measured; they are shown in tables that have results.
+        policy: what a row needs before it is ranked, and what counts in its worst case beside its own results.
     """
     results, rename = list(results), rename or {}
     status = {result.key: result.status for result in results}
@@ -327,7 +331,7 @@ def build(
             count = Count.of(wanted, status, {part.key for part in parts[content]})
             called = _Called.of(content, namesakes, rename)
             table, named = _table(
-                own, parts[content], missing, count, rename, uncorrupted, protocol=content[2], called=called
+                own, parts[content], missing, count, rename, uncorrupted, policy, protocol=content[2], called=called
             )
             tables.append(table)
             labels |= named
@@ -423,6 +427,7 @@ def _table(
     count: Count,
     rename: Mapping[str, str],
     uncorrupted: Mapping[str, float],
+    policy: Policy,
     *,
     protocol: str,
     called: _Called,
@@ -436,40 +441,39 @@ def _table(
         count: of its cells.
         rename: new names by the old ones.
         uncorrupted: the error of each row on ImageNet without corruptions, where it was measured.
+        policy: what a row needs before it is ranked, and what counts beside its own results.
         protocol: of its cells.
         called: its network, and what tells it from other tables of its names.
     """
     ids, row_ids = attack_ids([*results, *begun]), RowIds()
-    by_defense: dict[str, list[CellResult]] = defaultdict(list)
+    by_defense, parts = _by_row(results, row_ids), _by_row(begun, row_ids)
     by_attack, threats = _attacked([*results, *begun], ids)
     counting = {column: that_count(own) for column, own in by_attack.items()}
     # A column that is only the word of strangers is shown, and counts for none of the others' rows.
     common = {column for column, own in counting.items() if any(map(is_proven, own))} or set(by_attack)
-    parts: dict[str, list[PartialResult]] = defaultdict(list)
-    for result in results:
-        by_defense[row_ids.of(result.cell)].append(result)
-    for part in begun:
-        parts[row_ids.of(part.cell)].append(part)
     labels = unique(
         {each: (shortest_name("defense", that_count(own)), defense_params(own[0])) for each, own in by_defense.items()}
     )
     names = {each: rename.get(label, label) for each, label in labels.items()}
-    attack_labels = _attack_labels(counting, threats, common)
+    attack_labels = _attack_labels(counting, threats, common, row_ids)
     attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
-    conditional = conditional_attacks(results, ids)
+    needed = required(policy.required, {t: _among(own, t, common) for t, own in attacks.items()}, by_attack)
+    # Tables are ranked by their first threat: that under which the most rows have what a leaderboard asks for.
+    attacks = dict(sorted(attacks.items(), key=lambda each: -_rows_with(needed, each[0], counting, row_ids)))
+    terms = Terms(conditional_attacks(results, ids), needed, policy.broken_too)
     by_id: dict[str, DefenseSummary] = {}
     for each, own in by_defense.items():
-        cells = DefenseCells.of(names[each], own, ids, conditional, uncorrupted.get(each), parts[each])
-        by_id[each] = summarise(cells, _wanted(attacks, common, cells), threats)
+        cells = DefenseCells.of(names[each], own, ids, terms, uncorrupted.get(each), parts.get(each, ()))
+        counted = common | {coord[1:] for coord in cells.cells}
+        by_id[each] = summarise(cells, {t: _among(labels_of, t, counted) for t, labels_of in attacks.items()}, threats)
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
-    lost = {each: sum(missing.get(name, 0) for name in _called(own)) for each, own in by_defense.items()}
-    purifiers = [PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
+    waiting = _waiting(missing, by_defense, names)
+    purifiers = [
+        PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), waiting[names[each]]) for each, cell in steps.items()
+    ]
     judged = judge(purifiers, attacks)
     by_id |= zip(steps, judged, strict=True)
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
-    there = set(chain.from_iterable(map(_called, by_defense.values())))
-    absent = {name: count for name, count in missing.items() if name not in there}
-    waiting = absent | {names[each]: count for each, count in lost.items()}
     asked = questions((step._replace(row=row) for step, row in zip(purifiers, judged, strict=True)), attacks, waiting)
     stands = standing(defenses, {group: threats[group] for group in attacks}, RANKED, waiting, list(asked))
     first = results[0]
@@ -485,6 +489,7 @@ def _table(
         tuple(verdict_lines(chain.from_iterable(defense.threats for defense in defenses))),
         (
             *filter(None, [called.note]),
+            *_required_lines(needed, attacks),
             *_notes(results, defenses, protocol=protocol),
             *_leads([*results, *begun]),
             *_distinctions(labels, {each: own[0] for each, own in by_defense.items()}, rename, _deployed),
@@ -501,6 +506,23 @@ def _table(
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
 
 
+def _rows_with(
+    needed: Required, threat: str, results: Mapping[tuple[str, str], Sequence[Measured]], row_ids: RowIds
+) -> int:
+    """Return how many rows have a required attack under a threat."""
+    attacks = set().union(*needed.get(threat, ()))
+    return len({row_ids.of(each.cell) for each in chain.from_iterable(results[threat, each] for each in attacks)})
+
+
+def _required_lines(needed: Required, attacks: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Yield which attacks a row needs before it is ranked, where not all of the table are needed."""
+    for group, sets in needed.items():
+        choices = (" or ".join(sorted(attacks[group][each] for each in own)) for own in sets)
+        are_all = len(set().union(*sets)) == len(attacks[group])
+        rest = "" if are_all else "; what other attacks broke counts where they were run"
+        yield f"ranked under {group} are rows that were attacked with {' and '.join(choices)}{rest}"
+
+
 def _attacked(
     measured: Iterable[Measured], ids: Mapping[str, str]
 ) -> tuple[dict[tuple[str, str], list[Measured]], dict[str, Threat]]:
@@ -515,40 +537,51 @@ def _attacked(
     return by_attack, threats
 
 
-def _called(results: Iterable[CellResult]) -> set[str]:
-    """Return what plans call the defense of some results."""
-    return {result.names.defense for result in results}
+def _by_row(measured: Iterable[Result], row_ids: RowIds) -> dict[str, list[Result]]:
+    """Return what was measured of each row."""
+    rows: dict[str, list[Result]] = defaultdict(list)
+    for each in measured:
+        rows[row_ids.of(each.cell)].append(each)
+    return rows
+
+
+def _waiting(
+    missing: Mapping[str, int], by_defense: Mapping[str, Sequence[CellResult]], names: Mapping[str, str]
+) -> dict[str, int]:
+    """Return how many planned cells are missing, by the names of defenses in tables; plans may call them otherwise."""
+    called = {each: {result.names.defense for result in own} for each, own in by_defense.items()}
+    there = set().union(*called.values())
+    absent = {name: count for name, count in missing.items() if name not in there}
+    return absent | {names[each]: sum(missing.get(name, 0) for name in own) for each, own in called.items()}
 
 
 def _attack_labels(
     by_attack: Mapping[tuple[str, str], Sequence[Measured]],
     threats: Mapping[str, Threat],
     common: Collection[tuple[str, str]],
+    row_ids: RowIds,
 ) -> dict[str, dict[str, str]]:
-    """Return the labels of the attacks by their ids, for each threat, in the order of the columns: ``common`` first."""
+    """Return the labels of the attacks by their ids, for each threat, in the order of the columns: ``common`` first.
+
+    The threat that comes first, by which tables are ranked, is the one with the most attacked rows of each attack.
+    """
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
     columns = sorted(by_attack, key=lambda each: (each not in common, *column_order(by_attack[each]), each[1]))
     for threat, attack in columns:
         results = by_attack[threat, attack]
         suite[threat][attack] = (shortest_name("attack", results), attack_params(results[0]))
-    counts = Counter(threat for threat, _ in common)
+    counts: Counter[str] = Counter()
+    for threat, attack in common:
+        counts[threat] += len({row_ids.of(each.cell) for each in by_attack[threat, attack]})
     # Corruptions come last, however many: tables are ranked by what an adversary can do.
     order = sorted(suite, key=lambda threat: (-counts[threat], _severity(threats[threat])))
     order.sort(key=lambda threat: threats[threat].norm == "corruption")
     return {threat: unique(suite[threat]) for threat in order}
 
 
-def _wanted(
-    attacks: Mapping[str, Mapping[str, str]], common: Collection[tuple[str, str]], cells: DefenseCells
-) -> dict[str, dict[str, str]]:
-    """Return the attacks that a row is measured by, as ``attacks`` has them: those that count for all, and its own."""
-    own = {coord[1:] for coord in cells.cells}
-    return {
-        threat: {
-            attack: label for attack, label in labels.items() if (threat, attack) in common or (threat, attack) in own
-        }
-        for threat, labels in attacks.items()
-    }
+def _among(labels: Mapping[str, str], threat: str, columns: Collection[tuple[str, str]]) -> dict[str, str]:
+    """Return the attacks of a threat that are among some columns, with their labels."""
+    return {attack: label for attack, label in labels.items() if (threat, attack) in columns}
 
 
 def _attack_label(result: CellResult, attacks: Mapping[str, Mapping[str, str]], ids: Mapping[str, str]) -> str:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import cache
 from itertools import chain, product
 from typing import TypeVar, get_args
 
@@ -17,8 +15,10 @@ from bench.keys import sha256_hex
 from bench.report.leaderboard import tables, view_notes
 from bench.report.leaderboard.budgets import BUDGET_LABEL, with_budgets
 from bench.report.leaderboard.judging import verdict_lines
+from bench.report.leaderboard.patterns import folded, matches, with_threat
 from bench.report.leaderboard.questions import KINDS
 from bench.report.leaderboard.questions import Kind as QuestionKind
+from bench.report.leaderboard.required import ALL_ATTACKS, Policy, unmatched
 from bench.report.leaderboard.short import FULL_LABEL, STATIC_LABEL, about_short, shortened
 from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import (
@@ -64,9 +64,6 @@ _WORDS = (
         "rank settled",
     ),
 )
-#: What is written in two ways: as tables have it, and as it is typed.
-_TYPED = {"linf": "l∞", "eps=": "ε=", "−": "-"}
-
 _T = TypeVar("_T")
 
 
@@ -101,7 +98,11 @@ class View:
 
 
 def build(
-    results: Iterable[CellResult], planned: Iterable[PlannedTable], view: View, begun: Iterable[PartialResult] = ()
+    results: Iterable[CellResult],
+    planned: Iterable[PlannedTable],
+    view: View,
+    begun: Iterable[PartialResult] = (),
+    policy: Policy = ALL_ATTACKS,
 ) -> Board:
     """Return the tables of all results, and of the cells that are begun, as a view shows them.
 
@@ -110,9 +111,9 @@ def build(
     """
     results, planned = list(results), list(planned)
     begun = list(begun)
-    board = tables.build(results, planned, begun=begun)
+    board = tables.build(results, planned, begun=begun, policy=policy)
     if view.rename and board.tables:
-        board = tables.build(results, planned, new_names(board, view.rename), begun)
+        board = tables.build(results, planned, new_names(board, view.rename), begun, policy)
     if view.eps:
         board = with_budgets(board, view.eps)
     return shown(board, view)
@@ -144,6 +145,12 @@ def shown(board: Board, view: View) -> Board:
     return replace(board, tables=tuple(parts))
 
 
+def unmatched_attacks(board: Board, patterns: Sequence[str]) -> tuple[list[str], str]:
+    """Return the patterns of attacks that match none of a board, and the attacks that there are, for a message."""
+    attacks = [(board.labels[key][1], result) for key, result in board.results.items() if result.cell.attack]
+    return list(unmatched(patterns, attacks)), _listed(sorted({label for label, _ in attacks}))
+
+
 def new_names(board: Board, pairs: Sequence[str]) -> dict[str, str]:
     """Return new names by the old ones, from pairs ``OLD=NEW``.
 
@@ -153,7 +160,7 @@ def new_names(board: Board, pairs: Sequence[str]) -> dict[str, str]:
     """
     together = list(_names_together(board))
     known = dict.fromkeys(chain.from_iterable(together))
-    words = {_folded(word) for word in _table_words(board)}
+    words = {folded(word) for word in _table_words(board)}
     names: dict[str, str] = {}
     for pair in pairs:
         # Names may hold an equals sign, too, as ``jpeg[quality=50]`` does.
@@ -165,7 +172,7 @@ def new_names(board: Board, pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--rename {pair}: the new name is empty")
         if old in names:
             raise UsageError(f"--rename {pair}: {old} is also renamed to {names[old]}; give it one new name")
-        if _folded(new) in words:
+        if folded(new) in words:
             raise UsageError(f"--rename {pair}: the tables use {new} for something else; choose another name")
         if new in known and new != old:
             raise UsageError(f"--rename {pair}: {new} is the name of something else; choose another name")
@@ -216,10 +223,10 @@ def _check(whole: Sequence[Table], view: View) -> None:
     asked += [("--rows", pattern, rows) for pattern in view.rows]
     if view.sort and view.sort.removeprefix("-") != _BY_NAME:
         # A name may begin with a hyphen.
-        pattern = view.sort if _is_there(view.sort, columns) else view.sort.removeprefix("-")
+        pattern = view.sort if matches(view.sort, columns) else view.sort.removeprefix("-")
         asked.append(("--sort", pattern, columns))
     for option, pattern, names in asked:
-        if whole and not _is_there(pattern, names):
+        if whole and not matches(pattern, names):
             raise UsageError(f"{option} {pattern}: nothing matches; there are {lists[option]}")
 
 
@@ -230,31 +237,15 @@ def _listed(names: Iterable[str]) -> str:
 
 def _column_names(column: Column) -> list[str]:
     """Return what a column may be asked for by."""
-    names = [column.kind, column.label]
-    if column.group not in ("", "cost"):
-        # A threat, or its norm alone.
-        for threat in (column.group, column.group.partition(" ")[0]):
-            names += [threat, f"{column.label} {threat}", f"{column.kind} {threat}"]
-    return names
+    if column.group in ("", "cost"):
+        return [column.kind, column.label]
+    names = (with_threat(name, column.group) for name in (column.kind, column.label))
+    # A threat, or its norm alone.
+    return [*chain.from_iterable(names), column.group, column.group.partition(" ")[0]]
 
 
 def _row_names(row: TableRow) -> list[str]:
     return [row.defense, f"{row.defense}/{row.access}"]
-
-
-def _is_there(pattern: str, names: Iterable[str]) -> bool:
-    # A name with brackets is itself, whatever these mean in a pattern.
-    wanted = _folded(pattern)
-    return any(wanted == name or fnmatchcase(name, wanted) for name in map(_folded, names))
-
-
-@cache
-def _folded(name: str) -> str:
-    """Return a name or a pattern as it is compared: in small letters, and what few can type as it is in tables."""
-    folded = name.casefold()
-    for typed, shown in _TYPED.items():
-        folded = folded.replace(typed, shown)
-    return folded
 
 
 def _chosen(items: Sequence[_T], patterns: Sequence[str], names: Callable[[_T], Iterable[str]]) -> list[_T]:
@@ -263,7 +254,7 @@ def _chosen(items: Sequence[_T], patterns: Sequence[str], names: Callable[[_T], 
         return list(items)
     found: dict[int, _T] = {}
     for pattern in patterns:
-        found |= {i: item for i, item in enumerate(items) if i not in found and _is_there(pattern, names(item))}
+        found |= {i: item for i, item in enumerate(items) if i not in found and matches(pattern, names(item))}
     return list(found.values())
 
 
@@ -327,7 +318,7 @@ def _is_known(value: Value | None) -> bool:
 def _sort_column(table: Table, sort: str) -> Column | None:
     """Return the first column of a table that ``sort`` matches, one with ranks if there is."""
     for pattern in (sort, sort.removeprefix("-")):
-        found = [column for column in table.columns if _is_there(pattern, _column_names(column))]
+        found = [column for column in table.columns if matches(pattern, _column_names(column))]
         if found:
             # Of two worst cases the one that counts, which also stands for a threat.
             counting = [column for column in found if column.ranked]
@@ -341,7 +332,7 @@ def _sorted(table: Table, sort: str) -> Sequence[TableRow]:
     column = _sort_column(table, sort) if sort and not by_name else None
     if column is None and not by_name:
         return table.rows
-    is_reversed = sort.startswith("-") and (column is None or not _is_there(sort, _column_names(column)))
+    is_reversed = sort.startswith("-") and (column is None or not matches(sort, _column_names(column)))
     own: dict[str, list[TableRow]] = {}
     for row in table.rows:
         own.setdefault(row.defense, []).append(row)

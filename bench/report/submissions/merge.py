@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from bench.keys import Keys
+from bench.outcomes import Outcomes
 from bench.report.leaderboard.flags import (
     CLEAN_DIFFERS,
     DIFFERS,
@@ -28,6 +29,7 @@ from bench.report.leaderboard.soundness import MISLEADING
 from bench.report.receipts import passes
 from bench.report.submissions import weights
 from bench.report.submissions.averaged import as_others_state
+from bench.report.submissions.broken_too import broken_too
 from bench.report.submissions.form import Withdrawal
 from bench.report.submissions.identity import identified
 from bench.report.submissions.images import of_one_set
@@ -44,11 +46,15 @@ _ASK = "if it is a copy, withdraw it too"
 
 
 class Superseded(NamedTuple):
-    """A result that another of the same person took the place of, and the one that tables show of that cell."""
+    """A result that another of the same person took the place of, and the one that tables show of that cell.
+
+    ``counts_too`` says, here and of those that differ, that worst cases count what it broke.
+    """
 
     entry: Entry
     by: Entry
     shown: Entry | None = None
+    counts_too: bool = False
 
 
 class Differing(NamedTuple):
@@ -57,6 +63,7 @@ class Differing(NamedTuple):
     entry: Entry
     ranked: Entry | None
     why: str
+    counts_too: bool = False
 
 
 class Taken(NamedTuple):
@@ -78,6 +85,7 @@ class Merged(NamedTuple):
         remarks: results that are not used, and why.
         unreplaced: files that say they replace what is somebody else's or known better, which is not done.
         like_withdrawn: results with the outcomes of one that was withdrawn, which count.
+        broken_too: other measurements whose broken images count in worst cases, by the key of the result that counts.
     """
 
     ranked: list[CellResult]
@@ -88,6 +96,13 @@ class Merged(NamedTuple):
     remarks: list[LeftOut]
     unreplaced: list[LeftOut]
     like_withdrawn: list[LeftOut]
+    broken_too: Mapping[str, tuple[Entry, ...]]
+
+    @property
+    def survivors(self) -> dict[str, list[Outcomes]]:
+        """Which images survived in other measurements, by the key of the result that counts."""
+        outcomes = {key: [each.result.robust_outcomes for each in own] for key, own in self.broken_too.items()}
+        return {key: [each for each in own if each is not None] for key, own in outcomes.items()}
 
 
 def merged(submissions: Submissions) -> Merged:
@@ -130,8 +145,24 @@ def merged(submissions: Submissions) -> Merged:
         each._replace(shown=shown.get(keys.comparison_key(each.by.result.cell))) for each in superseded + older
     ]
     sources = {each.result.key: tuple(each.agreeing) for each in counting}
-    ranked = _with_one_name(counting)
-    return Merged(ranked, sources, differing, all_older, taken, remarks, unreplaced, like_withdrawn)
+    beside = [entry for entry in _entries(differing, all_older) if not any(_unproven(entry))]
+    too = broken_too((each.first for each in counting), beside)
+    counted = {id(entry) for entry in chain.from_iterable(too.values())}
+    return Merged(
+        _with_one_name(counting),
+        sources,
+        [each._replace(counts_too=id(each.entry) in counted) for each in differing],
+        [each._replace(counts_too=id(each.entry) in counted) for each in all_older],
+        taken,
+        remarks,
+        unreplaced,
+        like_withdrawn,
+        too,
+    )
+
+
+def _entries(differing: Iterable[Differing], older: Iterable[Superseded]) -> list[Entry]:
+    return [*(each.entry for each in differing), *(each.entry for each in older)]
 
 
 class _Counting(NamedTuple):

@@ -15,6 +15,7 @@ from bench.report.submissions.read import REPEATED, Entry, Submissions, person
 
 _HEADS = ("defense", "attacker", "attacks", "measured by", "when", "known", "submissions")
 _HASH_DIGITS = 12
+_COUNTS_TOO = "; what it broke counts in the worst case as well"
 
 
 def contributions(submissions: Submissions, merged: Merged) -> Contributions:
@@ -111,19 +112,22 @@ def differing_item(differing: Differing) -> Item:
     """Return what is said of a result that others measured otherwise."""
     entry, ranked = differing.entry, differing.ranked
     beside = "" if ranked is None else f"; in the tables {_accuracy(ranked)} by {ranked.who} ({ranked.words})"
-    return Item(f"{_named(entry)}, {_accuracy(entry)}", entry.who, f"{differing.why}{beside}; this one: {entry.words}")
+    too = _COUNTS_TOO if differing.counts_too else ""
+    why = f"{differing.why}{beside}; this one: {entry.words}{too}"
+    return Item(f"{_named(entry)}, {_accuracy(entry)}", entry.who, why)
 
 
 def superseded_item(superseded: Superseded) -> Item:
     """Return what took the place of a result, and what the tables show of that cell where it is something else."""
-    entry, by, shown = superseded
+    entry, by = superseded.entry, superseded.by
+    shown = superseded.shown
     what = f"{_named(entry)}, {_accuracy(entry)}"
     words = f"of {entry.finished[:10]}; now {_accuracy(by)} of {by.finished[:10]}, {by.file}"
     if shown is None:
         words += ", which is not in the tables"
     elif shown is not by:
         words += f"; in the tables {_accuracy(shown)} by {shown.who} ({shown.words})"
-    return Item(what, entry.who, words)
+    return Item(what, entry.who, words + (_COUNTS_TOO if superseded.counts_too else ""))
 
 
 def _named(entry: Entry) -> str:

@@ -1,0 +1,154 @@
+"""Which attacks a row needs before it is ranked, where the keeper of a leaderboard says so."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+
+from bench.cli import main
+from bench.report.leaderboard.required import Policy
+from bench.report.leaderboard.tables import build
+from bench.report.render import text
+from bench.store.history import serialise
+from tests.report.fabricate import ITERATIVE, outcomes, result
+
+N = 200
+CLEAN = [True] * N
+
+
+def row(recipe, attack, right, **more):
+    """Return a result that keeps the first ``right`` images."""
+    kept = [i < right for i in range(N)]
+    return result(recipe, attack, recipe=recipe, clean=CLEAN, adversarial=kept, **more)
+
+
+def rows():
+    shares = {"pgd-at": (150, 140), "trades": (120, 100), "standard": (80, 10)}
+    return [row(recipe, *each) for recipe, own in shares.items() for each in zip(("fgsm", "pgd"), own, strict=True)]
+
+
+def ranks(results, *required):
+    (table,) = build(results, policy=Policy(required)).tables
+    return {each.name: each.rank for each in table.ranking.ranks} if table.ranking else None
+
+
+def worst(results, *required):
+    (table,) = build(results, policy=Policy(required)).tables
+    (column,) = [each for each in table.columns if each.kind == "worst" and "8/255" in each.group]
+    return {each.defense: each.values[column.id] for each in table.rows if column.id in each.values}
+
+
+#: What somebody measured on a network of their own, and not on those of others.
+OTHERS = {
+    "attack": [row("mart", "deepfool", 5)],
+    "more-steps": [row("mart", "pgd", 5, attack_params={"steps": 777})],
+    "many": [row("mart", name, 5) for name in ("apgd-ce", "square", "noise", "fab", "mi-fgsm")],
+    "budget": [row("mart", name, 5, eps="1/255") for name in ("fgsm", "pgd", *ITERATIVE, "noise", "deepfool", "sta")],
+}
+
+
+@pytest.mark.parametrize("more", OTHERS.values(), ids=OTHERS)
+def test_what_one_row_was_attacked_with_is_not_asked_of_the_others(more):
+    expected = {"pgd-at": 1, "trades": 2, "standard": 3}
+    assert ranks(rows()) == expected
+    known = ranks([*rows(), *more], "fgsm", "pgd")
+    assert {name: known[name] for name in expected} == expected
+    numbers = worst([*rows(), *more], "fgsm", "pgd")
+    assert {name: (round(numbers[name].number * N), numbers[name].footnotes) for name in expected} == {
+        "pgd-at": (140, ()),
+        "trades": (100, ()),
+        "standard": (10, ()),
+    }
+    if more is not OTHERS["budget"]:
+        # Without it all attacks are needed, as in a table of one's own.
+        assert ranks([*rows(), *more]) is None
+
+
+def test_a_row_without_a_required_attack_is_not_ranked():
+    results = [*rows(), row("mart", "fgsm", 199), row("mart", "noise", 199)]
+    assert "mart" not in ranks(results, "fgsm", "pgd")
+    value = worst(results, "fgsm", "pgd")["mart"]
+    assert value.footnotes == ("1 of 2 required attacks",) and value.partial
+    # One that has none at all of them is not complete either.
+    assert worst([*rows(), row("mart", "noise", 199)], "fgsm")["mart"].footnotes == ("0 of 1 required attacks",)
+
+
+def test_an_attack_that_is_not_required_counts_where_it_was_run():
+    kept = outcomes(0.3, N, 5)
+    more = result("pgd-at", "apgd-ce", recipe="pgd-at", clean=CLEAN, adversarial=kept)
+    both = np.array(kept) & (np.arange(N) < 140)
+    results = [*rows(), more]
+    assert worst(results, "fgsm", "pgd")["pgd-at"].number == both.mean() < 0.35
+    assert ranks(results, "fgsm", "pgd") == {"trades": 1, "pgd-at": 2, "standard": 3}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_met"),
+    [
+        ("pgd", True),
+        ("PGD*", True),
+        ("pgd linf*", True),
+        ("pgd Linf eps=8/255", True),
+        ("pgd*steps=20*", True),
+        ("pgd*steps=40*", False),
+        ("pgd l2*", False),
+        ("autoattack", False),
+    ],
+)
+def test_patterns_are_of_names_threats_and_parameters(pattern, is_met):
+    results = [each for each in rows() if each.names.attack == "pgd"]
+    results += [row("trades", "fgsm", 190), row("mart", "fgsm", 199)]
+    # Where nothing matches every attack is needed, so that nobody is ranked for attacks of another table.
+    assert worst(results, pattern)["mart"].footnotes == (
+        ("0 of 1 required attacks",) if is_met else ("1 of 2 attacks",)
+    )
+    assert (worst(results, pattern)["standard"].footnotes == ()) == is_met
+
+
+def test_tables_are_ranked_by_the_threat_that_is_required():
+    small = [row(recipe, attack, 199, eps="1/255") for recipe, attack in product(("a", "b", "c"), ("pgd", "square"))]
+    (table,) = build([*rows(), *small], policy=Policy(("pgd linf eps=8/255",))).tables
+    assert table.ranking.group == "L∞ ε=8/255"
+    said = "ranked under L∞ ε=8/255 are rows that were attacked with pgd; what other attacks broke counts where they"
+    assert [note for note in table.notes if note.startswith(said)]
+    assert text.settled(table)
+
+
+def test_the_threat_with_the_most_attacked_rows_ranks_a_table():
+    small = [row("mart", name, 199, eps="1/255") for name in ("pgd", "square", "noise", "fab", "fgsm")]
+    (table,) = build([*rows(), *small]).tables
+    # Three rows of two attacks, against one row of five.
+    assert table.ranking.group == "L∞ ε=8/255"
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.json").write_text(serialise(rows()), encoding="utf-8")
+    return str(tmp_path / "runs" / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (
+            ["--require", "autoatack"],
+            "--require autoatack: no result is of an attack of that name; there are fgsm; pgd",
+        ),
+        (["--require", "pgd", "--paper"], "leave out --paper"),
+        (["--require", "pgd", "--eps", "1/255"], "leave out --eps"),
+        (["--require", "pgd", "--format", "robustbench"], "leave out --format robustbench"),
+        (["--require", "pgd", "--cover"], "--require is for the tables of defenses"),
+    ],
+)
+def test_what_cannot_be_required_is_one_line(store, capsys, arguments, why):
+    assert main(["leaderboard", "--store", store, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert why in error and error.count("\n") == 1
+
+
+def test_json_has_ranks_by_what_is_required(store, capsys):
+    assert main(["leaderboard", "--store", store, "--require", "fgsm", "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    assert [each["rank"] for each in table["ranks"]] == [1, 2, 3]
