@@ -1,7 +1,7 @@
 """Which attacks a row needs before it is ranked, where the keeper of a leaderboard says so."""
 
 import json
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import pytest
@@ -10,7 +10,9 @@ from bench.cli import main
 from bench.report.leaderboard.required import Policy
 from bench.report.leaderboard.tables import build
 from bench.report.render import text
+from bench.schedule.contests import contests_of
 from bench.store.history import serialise
+from bench.types import PlannedCell, threat_text
 from tests.report.fabricate import ITERATIVE, outcomes, result
 
 N = 200
@@ -120,6 +122,17 @@ def test_the_threat_with_the_most_attacked_rows_ranks_a_table():
     (table,) = build([*rows(), *small]).tables
     # Three rows of two attacks, against one row of five.
     assert table.ranking.group == "L∞ ε=8/255"
+
+
+@pytest.mark.parametrize(("count", "group"), [(6, "L∞ ε=8/255"), (3, "L∞ ε=1/255")])
+def test_a_plan_and_its_table_rank_under_one_threat(count, group):
+    small = [row("mart", name, 199, eps="1/255") for name in ("pgd", "square", "noise", "fab", "fgsm")]
+    results = [*small, *rows()[:count]]
+    (table,) = build(results).tables
+    assert next(column.group for column in table.columns if column.kind == "attack") == group
+    (plan,) = contests_of([PlannedCell(key=each.key, names=each.names, cell=each.cell) for each in results])
+    keys = set(chain.from_iterable(chain.from_iterable(own.values() for own in plan.ranked)))
+    assert keys == {each.key for each in results if threat_text(each.cell.attack.threat) == group}
 
 
 @pytest.fixture
