@@ -7,7 +7,7 @@ import pytest
 
 from bench.keys import sha256_hex, training_key
 from bench.report.leaderboard.tables import build
-from bench.report.submissions import merge, remarks, render
+from bench.report.submissions import known, merge, remarks, render
 from bench.report.submissions.form import Submission, Withdrawal
 from bench.report.submissions.read import Entry, Submissions
 from tests.report.fabricate import outcomes, result
@@ -222,7 +222,7 @@ def test_ends_of_an_interval_are_those_of_counts():
 
 
 def test_passes_that_cannot_be_do_not_take_the_place_of_an_honest_number(monkeypatch):
-    monkeypatch.setattr(merge.passes, "remark", lambda made: None if made.cost.forwards_per_example else "too few")
+    monkeypatch.setattr(known.passes, "remark", lambda made: None if made.cost.forwards_per_example else "too few")
     entry = measured("Ada", 0, 0.5)
     claimed = measured("Eve", 0, 0.1, weights="Ada", forwards=0.0)
     value, _, differing = pgd(entry, claimed)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.cli import command, main
 from bench.keys import training_key
+from bench.report.leaderboard.flags import DIFFERS
 from bench.report.leaderboard.pareto import cost_front, primary
 from bench.report.leaderboard.required import Policy
 from bench.report.leaderboard.tables import build
@@ -75,7 +76,7 @@ def test_differing_results_are_both_said_and_the_less_flattering_counts(tmp_path
     _, both = merged(tmp_path)
     assert who(both) == {attacked().key: ["Bob"]}
     (ranked,), (other,) = both.ranked, both.differing
-    assert ranked.metrics.accuracy_under_attack == 0.3 and merge.DIFFERS in ranked.flags
+    assert ranked.metrics.accuracy_under_attack == 0.3 and DIFFERS in ranked.flags
     count = sum(a != b for a, b in zip(WEAK, STRONG, strict=True))
     assert other.entry.who == "Ada" and f"differs at {count} of 100 images attacked and 0 clean" in other.why
 
@@ -112,7 +113,7 @@ def test_a_newer_result_in_another_folder_under_one_name_raises_no_number(tmp_pa
     submit(tmp_path, "a2", attacked(WEAK, finished="2026-11-21T10:00:00+00:00"), who="ada lovelace")
     _, both = merged(tmp_path)
     (ranked,), (other,) = both.ranked, both.differing
-    assert ranked.metrics.accuracy_under_attack == 0.3 and merge.DIFFERS in ranked.flags
+    assert ranked.metrics.accuracy_under_attack == 0.3 and DIFFERS in ranked.flags
     assert other.entry.file == "a2/run.json" and not both.superseded
     # It lowers one as anybody else's does, whenever it was measured.
     submit(tmp_path, "a3", attacked([False] * 100, finished="2026-11-19T10:00:00+00:00"), who="Ada Lovelace")

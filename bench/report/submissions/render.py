@@ -10,7 +10,8 @@ from bench.report.leaderboard.tables import Board
 from bench.report.render import export, html
 from bench.report.render.markdown import escape_markdown, grid, markdown
 from bench.report.render.people import Contributions, Item, Listed, Person, Source, names
-from bench.report.submissions.merge import Differing, Merged, Superseded, under_one_name
+from bench.report.submissions.aside import Differing, Superseded
+from bench.report.submissions.merge import Merged, under_one_name
 from bench.report.submissions.read import REPEATED, Entry, Submissions, person
 
 _HEADS = ("defense", "attacker", "attacks", "measured by", "when", "known", "submissions")

@@ -15,7 +15,7 @@ from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
 from bench.report.receipts.weights import Hashes
 from bench.report.render.outside import require_images
-from bench.report.submissions import form, merge, reports
+from bench.report.submissions import form, reports
 from bench.report.submissions.arrivals import came_last
 from bench.report.submissions.averaged import as_others_state
 from bench.report.submissions.form import Withdrawal
@@ -31,6 +31,7 @@ from bench.report.submissions.read import (
     require_possible,
     withdrawn,
 )
+from bench.report.submissions.withdrawn import taken_back
 from bench.store import files
 from bench.store.outputs import write_into
 from bench.types import UsageError, first_line
@@ -86,7 +87,7 @@ def takes_back(checker: Checker, before: Path) -> Iterator[Line]:
         return
     found = read(checker.root, checker.out, checker.version, checker.data_folder)
     by_withdrawal: dict[str, list[Entry]] = {each.sha256: [] for each in new}
-    for entry, withdrawal in merge.taken_back(found._replace(withdrawals=new)):
+    for entry, withdrawal in taken_back(found._replace(withdrawals=new)):
         if entry is not None:
             by_withdrawal[withdrawal.sha256].append(entry)
     for each in new:
@@ -231,7 +232,7 @@ class Checker(NamedTuple):
         originals: dict[tuple[str, str], str] = {}
         # A run file has many results, of which the first speaks for all.
         copies: dict[tuple[str, Withdrawal], str] = {}
-        for entry, withdrawal in merge.taken_back(found):
+        for entry, withdrawal in taken_back(found):
             if entry is None:
                 continue
             if withdrawal.names(entry.hashes, entry.folder):
