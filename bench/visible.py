@@ -42,6 +42,16 @@ _LINES = _none_of("\n\t")
 _NUMBERS = (int, float)
 #: Scripts with letters that look like those of Latin.
 _LOOK_ALIKE = frozenset({"ARMENIAN", "CHEROKEE", "COPTIC", "CYRILLIC", "GREEK", "LISU"})
+#: Letters of Latin that look like plain ones of it, but the dotless i of Turkish, which honest names have.
+_PLAIN_LOOKING = frozenset("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢɑɡɩȷǀꞁ")
+#: What stands in names besides letters and digits.
+_OF_NAMES = " .-'’"
+#: Words that say something of a result, or stand between names.
+_OURS = re.compile(
+    r"\b(?:and|by|more|not|nobody|somebody|repeated|predictions?|verified|consistent|outcomes|plausible|checked|compared|"
+    r"withdrawn|superseded|replaced|precision|holds?)\b",
+    re.IGNORECASE,
+)
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -73,19 +83,41 @@ def _escape(match: re.Match[str]) -> str:
 def distinct(who: str) -> str:
     r"""Return a name with an escape such as ``\u0410`` for letters that look like those of Latin within a word of it.
 
-    So no name is shown as another one for a letter of Cyrillic or Greek. A word without letters of Latin stays.
+    So no name is shown as another one for a letter of Cyrillic or Greek, or a small capital. A word without letters of
+    Latin stays. Letters that are the same but for their width or style, such as fullwidth ones, become plain ones.
     """
-    return "".join(_distinct_word(word) for word in re.split(r"(\W+)", who))
+    return "".join(_distinct_word(word) for word in re.split(r"(\W+)", _plain(who)))
+
+
+def _plain(who: str) -> str:
+    return visible(unicodedata.normalize("NFKC", who))
 
 
 def _distinct_word(word: str) -> str:
-    scripts = [unicodedata.name(letter, "").partition(" ")[0] for letter in word]
-    if "LATIN" not in scripts:
+    names = [unicodedata.name(letter, "") for letter in word]
+    if not any(name.startswith("LATIN ") for name in names):
         return word
     return "".join(
-        f"\\u{ord(letter):04x}" if script in _LOOK_ALIKE else letter
-        for letter, script in zip(word, scripts, strict=True)
+        f"\\u{ord(letter):04x}" if name.partition(" ")[0] in _LOOK_ALIKE or letter in _PLAIN_LOOKING else letter
+        for letter, name in zip(word, names, strict=True)
     )
+
+
+def quoted(who: str) -> str:
+    """Return a name in quotes, none of which is within it: so it ends where it ends."""
+    mark = '"' if "'" in who else "'"
+    return mark + who.replace(mark, f"\\x{ord(mark):02x}") + mark
+
+
+def named(who: str) -> str:
+    """Return a name as it stands among words of ours, none of which it can pass for.
+
+    Look-alikes are as :func:`distinct` has them. In quotes is a name that has anything but letters, digits, spaces,
+    dots, hyphens and apostrophes, or one of the words in which is said what is known of a result.
+    """
+    plain, shown = _plain(who), distinct(who)
+    is_name = all(letter in _OF_NAMES or unicodedata.category(letter)[0] in "LMN" for letter in plain)
+    return shown if is_name and not _OURS.search(plain) else quoted(shown)
 
 
 def without_surrogates(text: str) -> str:

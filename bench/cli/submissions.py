@@ -44,7 +44,7 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         people = render.contributions(found, merged)
         board = build(merged.ranked, (), view, policy=Policy(args.require, merged.survivors))
         board = remarks.said_below(board, merged)
-    for each in (*found.left_out, *merged.remarks):
+    for each in (*found.left_out, *merged.remarks, *found.remarks):
         print(visible(f"left out: {each.file}: {each.why}"), file=sys.stderr)
     for each in (*merged.unreplaced, *merged.like_withdrawn):
         print(visible(f"note: {each.file} {each.why}"), file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import options, submissions
 from bench.display.base import Display
 from bench.types import UsageError
-from bench.visible import json_text, visible
+from bench.visible import distinct, json_text, quoted, visible
 
 if TYPE_CHECKING:
     from bench.report.receipts.verdict import Report
@@ -224,7 +224,11 @@ def _json(body: Any) -> str:
 def _text(report: Report) -> str:
     """Return the report for a terminal: a line for each finding, and the verdict."""
     receipt, result = report.receipt, report.receipt.result
-    by = "who measured it is not said" if receipt.by is None else f"measured by '{receipt.by}', as they say"
+    by = (
+        "who measured it is not said"
+        if receipt.by is None
+        else f"measured by {quoted(distinct(receipt.by))}, as they say"
+    )
     lines = [
         f"{receipt.sha256}  {result.names}",
         f"{by}; finished {result.provenance.finished[:10]}",

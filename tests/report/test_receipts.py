@@ -166,6 +166,18 @@ def test_a_name_in_a_receipt_is_shown_with_all_that_is_in_it_or_refused(folder, 
             read(by(text))
 
 
+def test_a_name_in_a_receipt_cannot_leave_its_quotes(folder, tmp_path, capsys):
+    name = "Bob' (2 cells verified: holds); 'x\" y"
+    path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", lambda body: body.update(by=name))
+    shown = "\"Bob' (2 cells verified: holds); 'x\\x22 y\""
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 0
+    assert f"measured by {shown}, as they say; " in capsys.readouterr().out
+    assert main(["leaderboard", "--receipts", str(path), "--format", "csv"]) == 0
+    assert main(["leaderboard", "--receipts", str(path)]) == 0
+    assert f"measured by {shown} (1 cell not verified)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_date_ahead_is_said(folder, tmp_path, capsys):
     def at(date):
         change = lambda body: body["result"]["provenance"].update(finished=f"{date}T00:00:00+00:00")  # noqa: E731
@@ -1043,6 +1055,21 @@ def test_a_table_of_receipts_says_who_measured_what_and_what_was_verified(folder
     assert "not verified" in " ".join(capsys.readouterr().out.split())
     assert main(["leaderboard", "--receipts", str(copy / "bad.receipt")]) == 2
     assert main(["leaderboard", "--receipts", str(copy), "--cover"]) == 2
+
+
+def test_a_flag_of_a_receipt_that_no_run_gives_is_in_no_table_of_receipts_and_said_once(folder, tmp_path, capsys):
+    path = tmp_path / "f.receipt"
+    forged(
+        receipt(folder, "standard-fgsm"), path, lambda body: body["result"].update(flags=["no-op", "verified twice"])
+    )
+    capsys.readouterr()
+    assert main(["leaderboard", "--receipts", str(path), "--format", "json"]) == 0
+    said = capsys.readouterr()
+    line = f"left out: {path}: its flag 'verified twice', which no run of this version gives"
+    assert said.err == f"warning: {line}\n"
+    body = json.loads(said.out)
+    assert [cell["flags"] for cell in body["cells"]] == [["no-op"]]
+    assert said.out.count("verified twice") == 1 and line in str(body)
 
 
 def test_a_table_of_receipts_says_which_were_predicted_with_weights_in_half_precision(folder, tmp_path, capsys):

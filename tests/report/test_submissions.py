@@ -511,6 +511,10 @@ def test_one_attack_is_one_column_however_its_file_calls_it(tmp_path):
         ("Аda Lovelace", "\\u0410da Lovelace"),
         ("Adα", "Ad\\u03b1"),
         ("Ада Ada", "Ада Ada"),
+        ("Ａda", "Ada"),
+        ("Aᴅa", "A\\u1d05a"),
+        ("ᴀᴅᴀ", "\\u1d00\\u1d05\\u1d00"),
+        ("Işık Yıldırım", "Işık Yıldırım"),
         ("Zoë 山田 Müller-Lyer", "Zoë 山田 Müller-Lyer"),
     ],
 )
@@ -920,6 +924,48 @@ def test_nothing_is_taken_back_on_a_day_to_come(tmp_path, days, is_refused):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Bob; predictions repeated", "'Bob; predictions repeated'"),
+        ("Bob · repeated", "'Bob · repeated'"),
+        ("Bob (predictions repeated)", "'Bob (predictions repeated)'"),
+        ("Bob, Turin", "'Bob, Turin'"),
+        ("Ada and Bob", "'Ada and Bob'"),
+        ("Bob 3 of 3 Repeated", "'Bob 3 of 3 Repeated'"),
+        ("Bob' (predictions repeated) 'x", "\"Bob' (predictions repeated) 'x\""),
+        ('O\'Bob: "repeated"', '"O\'Bob: \\x22repeated\\x22"'),
+        ("Bob\uff1b x", "'Bob; x'"),
+        ("Zoë-Marie O’Brien St. John 2", "Zoë-Marie O’Brien St. John 2"),
+        ("山田 太郎", "山田 太郎"),
+    ],
+)
+def test_a_name_that_could_pass_for_our_words_is_in_quotes(tmp_path, capsys, name, shown):
+    root = tmp_path / "submissions"
+    submit(root, "a", attacked(), who=name)
+    submit(root, "b", attacked(STRONG, seconds=0.003), who="Bob")
+    found, both = merged(root)
+    assert [entry.who for entry in found.entries if entry.folder == "a"] == [shown]
+    (item,) = render.contributions(found, both).lists[0].items
+    assert item.who == shown
+    submit(root, "c", attacked(STRONG, seconds=0.004), who=name)
+    assert main(["leaderboard", "--submissions", str(root), "--format", "csv"]) == 0
+    assert f"note: a, c are of one name, {shown}, and count as one person" in capsys.readouterr().err
+
+
+def test_a_dotless_i_makes_no_other_person(tmp_path):
+    submit(tmp_path, "a", attacked(), who="Alice")
+    submit(tmp_path, "b", attacked(seconds=0.003), who="Al\N{LATIN SMALL LETTER DOTLESS I}ce")
+    assert merge.under_one_name(merged(tmp_path)[0].entries) == {"Alice": ["a", "b"]}
+
+
+def test_a_long_name_in_quotes_keeps_both_of_them(tmp_path):
+    submit(tmp_path, "a", attacked(), who="Bob; predictions repeated by all that were here")
+    found, both = merged(tmp_path)
+    ((row,),) = (table.rows for table in build(both.ranked).tables)
+    assert render.contributions(found, both).by(row) == "'Bob; predictions repe…' · not repeated"
+
+
 def test_names_and_links_are_escaped_in_every_format(tmp_path):
     name = "<script>x</script>\u202e|*_"
     submit(tmp_path, "a", attacked(), who=name, link="https://example.org/?a=1&b=(2)", paper="https://example.org/p")
@@ -929,10 +975,10 @@ def test_names_and_links_are_escaped_in_every_format(tmp_path):
     assert page.tags.count("script") == 2 and not page.handlers
     assert page.urls[1:] == ["https://example.org/?a=1&b=(2)", "https://example.org/p"]
     markdown = render.as_markdown(board, people)
-    assert r"[&lt;script&gt;x&lt;/script&gt;\\u202e\|\*\_](https://example.org/?a=1&b=%282%29)" in markdown
+    assert r"['&lt;script&gt;x&lt;/script&gt;\\u202e\|\*\_'](https://example.org/?a=1&b=%282%29)" in markdown
     assert "\u202e" not in markdown and "<script>" not in markdown
     (cell,) = json.loads(render.as_json(board, people))["cells"]
-    assert cell["measured"][0]["by"] == "<script>x</script>\\u202e|*_"
+    assert cell["measured"][0]["by"] == "'<script>x</script>\\u202e|*_'"
     assert "measured by" in render.as_csv(board, people).splitlines()[0]
 
 
@@ -1250,6 +1296,35 @@ def test_weights_in_half_precision_are_said_on_the_page(tmp_path, submissions, f
     found = read.read(root, out, command.version())
     assert [entry.state for entry in found.entries] == ([] if code else ["repeated in half"])
     assert code or not {"not-repeated"} & set(merge.merged(found).ranked[0].flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        (("no-op", "predictions repeated by all", "zzz"), {"no-op"}),
+        (("100-of-target-class", "1-of-target-class"), {"100-of-target-class", "1-of-target-class"}),
+        (("101-of-target-class", "007-of-target-class", "0-of-target-class", "9" * 200), set()),
+        (("No-op", "no-op ", "no\N{NON-BREAKING HYPHEN}op"), set()),
+        (("randomised", "targeted"), {"randomised", "targeted"}),
+    ],
+)
+def test_flags_that_no_run_gives_reach_no_table_and_are_said_once(tmp_path, capsys, flags, kept):
+    root = tmp_path / "submissions"
+    submit(root, "a", attacked(flags=flags), attacked(flags=flags, seed=1), who="Ada")
+    gone = [flag for flag in flags if flag not in kept]
+    found, both = merged(root)
+    assert {flag for each in both.ranked for flag in each.flags} - {"not-repeated"} == kept
+    assert [each.file for each in found.remarks] == ["a/run.json"] * bool(gone) and not found.left_out
+    capsys.readouterr()
+    assert main(["leaderboard", "--submissions", str(root), "--format", "json"]) == 0
+    said = capsys.readouterr()
+    for flag in gone:
+        assert flag not in said.out.partition('"left_out"')[0]
+    assert said.err.count("left out: a/run.json: its flag") == bool(gone)
+    if len(gone) == 2:
+        assert f"its flags '{gone[0]}', '{gone[1]}', which no run of this version gives" in said.err
+    assert main(["verify", str(root), "--out", str(tmp_path / "out")]) == 0
+    assert ("; left out: its flag" in capsys.readouterr().out) == bool(gone)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from bench.types import Measured
+from bench.types import CellResult, Measured
 
 Result = TypeVar("Result", bound=Measured)
 
@@ -87,6 +87,22 @@ OF_ANSWERS = frozenset(
 )
 
 
+#: A flag that counts images.
+_OF_TARGET_CLASS = re.compile("([1-9][0-9]{0,8})-of-target-class")
+#: Of a cell that could not be measured, which tables say in a word of their own.
+_FAILED = "failed"
+
+
+def unknown(result: CellResult) -> tuple[str, ...]:
+    """Return those flags of a result that no run of this version gives it: an attack of one's own may raise any."""
+    return tuple(flag for flag in result.flags if not _is_known(flag, result.cell.data.n))
+
+
+def _is_known(flag: str, n: int) -> bool:
+    counted = _OF_TARGET_CLASS.fullmatch(flag)
+    return flag in MEANINGS or flag == _FAILED or (counted is not None and int(counted[1]) <= n)
+
+
 def unproven(notes: Iterable[str]) -> tuple[str, ...]:
     """Return the marks among some notes or flags that say that little is known of a result: it has no rank."""
     return tuple(sorted(_UNRANKED.intersection(notes)))
@@ -105,6 +121,6 @@ def that_count(measured: Iterable[Result]) -> Sequence[Result]:
 
 def explained(note: str) -> str:
     """Return a note on a number, with the meaning in brackets if it is a flag."""
-    if re.fullmatch(r"[0-9]+-of-target-class", note):
+    if _OF_TARGET_CLASS.fullmatch(note):
         return f"{note} (images that are of that class cannot be attacked and count as unbroken)"
     return f"{note} ({MEANINGS[note]})" if note in MEANINGS else note

@@ -19,7 +19,7 @@ from bench.report.receipts.verdict import REPORT_FORMAT, Check, Report, Verdict
 from bench.store import files
 from bench.store.reading import document
 from bench.types import UsageError, listed
-from bench.visible import distinct
+from bench.visible import distinct, quoted
 
 #: Of the report beside a receipt, in bytes.
 _MAX_REPORT = 2**24
@@ -158,7 +158,7 @@ def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:
     known: dict[str, list[str]] = defaultdict(list)
     methods, implausible = set[str](), dict[str, list[str]]()
     for receipt in receipts:
-        by = "somebody who is not named" if receipt.by is None else f"'{distinct(receipt.by)}'"
+        by = "somebody who is not named" if receipt.by is None else quoted(distinct(receipt.by))
         known[by].append(verified_beside(receipt))
         methods |= set(foreign(receipt.result.cell))
         if (why := remark(receipt.result)) is not None:

@@ -142,10 +142,7 @@ class Contributions(NamedTuple):
             return ""
         people = Counter(source.person.name for source in chain.from_iterable(own))
         known = _repeated(own)
-        shortened = [
-            name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…" for name, _ in people.most_common()
-        ]
-        return f"{listed(shortened, _NAMES)} · {known}"
+        return f"{listed((_short(name) for name, _ in people.most_common()), _NAMES)} · {known}"
 
     def of(self, key: str) -> dict[str, Any] | None:
         """Return what the details of a cell say; ``None`` of one that nobody gave."""
@@ -158,6 +155,14 @@ class Contributions(NamedTuple):
             "files": ", ".join(dict.fromkeys(source.file for source in own)),
             "SHA-256": ", ".join(dict.fromkeys(source.sha256 for source in own)),
         }
+
+
+def _short(name: str) -> str:
+    """Return the beginning of a long name; one in quotes keeps both."""
+    if len(name) <= _NAME_LETTERS:
+        return name
+    end = name[-1] if name[0] in "'\"" else ""
+    return f"{name[: _NAME_LETTERS - 1 - len(end)]}…{end}"
 
 
 def _repeated(cells: Sequence[tuple[Source, ...]]) -> str:

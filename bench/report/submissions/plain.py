@@ -27,11 +27,13 @@ from bench.report.submissions.read import (
     Submissions,
     clean_images_of,
     flags_of,
+    of_unknown_flags,
     require_possible,
     state_of,
+    with_known_flags,
 )
 from bench.types import CellResult, UsageError
-from bench.visible import distinct
+from bench.visible import distinct, quoted
 
 _LEFT_OUT = "left out: "
 #: What tells nothing of one receipt where predictions of none were repeated: all are as somebody says.
@@ -93,6 +95,8 @@ def counted(receipts: Iterable[Receipt]) -> Counted:
             lines.append((receipt.result, f"{_LEFT_OUT}{error}"))
     if not entries:
         raise UsageError(f"no receipt is left: {lines[0][1].removeprefix(_LEFT_OUT)}")
+    lines += ((by_file[each.file].result, f"{_LEFT_OUT}{each.file}: {each.why}") for each in of_unknown_flags(entries))
+    entries = with_known_flags(entries)
     merged = merge.merged(Submissions(entries, (), []))
     lines += _lines(merged, by_file)
     kept: list[Receipt] = []
@@ -107,7 +111,7 @@ def _entry(receipt: Receipt) -> Entry:
     verdict = verdict_beside(receipt)
     if verdict == "does not hold":
         raise UsageError(f"{receipt.path}: the report beside it says that it does not hold")
-    who = _NOBODY if receipt.by is None else distinct(receipt.by)
+    who = _NOBODY if receipt.by is None else quoted(distinct(receipt.by))
     words = verified_beside(receipt)
     file, sha256 = str(receipt.path), receipt.sha256
     trained, halved = (tuple(sorted(each.items())) for each in (receipt.claims.trained, receipt.claims.halved))
@@ -136,10 +140,10 @@ def _lines(merged: merge.Merged, by_file: Mapping[str, Receipt]) -> Iterator[tup
     """Yield what is said of receipts that do not count."""
     for differing in merged.differing:
         item = render.differing_item(differing)
-        yield differing.entry.result, f"measured differently: {item.what}, by '{item.who}': {item.why}"
+        yield differing.entry.result, f"measured differently: {item.what}, by {item.who}: {item.why}"
     for older in merged.superseded:
         item = render.superseded_item(older)
-        yield older.entry.result, f"superseded: {item.what}, by '{item.who}': {item.why}"
+        yield older.entry.result, f"superseded: {item.what}, by {item.who}: {item.why}"
     for remark in merged.remarks:
         yield by_file[remark.file].result, f"{_LEFT_OUT}{remark.file}: {remark.why}"
 

@@ -13,7 +13,8 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from math import inf
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.keys import Keys
+from bench.report.leaderboard.flags import unknown
 from bench.report.receipts import passes
 from bench.report.receipts.check import checked
 from bench.report.receipts.datasets import wrong_images
@@ -37,8 +39,8 @@ from bench.report.submissions.form import Submission, Withdrawal
 from bench.store import files, reading
 from bench.store.history import parse
 from bench.store.latest import protocol
-from bench.types import CellResult, UsageError, first_line
-from bench.visible import distinct, visible
+from bench.types import CellResult, UsageError, first_line, listed, shown
+from bench.visible import distinct, named, quoted, visible
 
 #: Submissions of a folder, and files of a submission.
 MOST_SUBMISSIONS = 2_000
@@ -49,6 +51,10 @@ MOST_BYTES_OF_ALL = 20 * 2**30
 #: Results of all run files together.
 MOST_RESULTS = 200_000
 _LONGEST_NAME = 100
+#: The dotless i of Turkish looks much like another, and is shown as it is.
+_DOTTED = str.maketrans("ıİ", "ii")
+#: Flags that a line names.
+_FLAGS = 3
 _RECEIPT = ".receipt"
 _RUN = ".json"
 _WEIGHTS = ".safetensors"
@@ -151,11 +157,13 @@ class Submissions(NamedTuple):
         entries: its results.
         withdrawals: what was taken back.
         left_out: the files that are not used, and why.
+        remarks: what of a file that is used is not.
     """
 
     entries: list[Entry]
     withdrawals: tuple[Withdrawal, ...]
     left_out: list[LeftOut]
+    remarks: tuple[LeftOut, ...] = ()
 
 
 def order(entry: Entry) -> tuple[int, bool, float, float, str, str]:
@@ -210,7 +218,35 @@ def read(root: Path, verified: Path | None, version: str, data_folder: Path | No
             raise UsageError(f"{root} holds more than {MOST_RESULTS:,} results")
     places = arrivals(root)
     entries = [entry._replace(arrival=places.get(entry.file, inf)) for entry in entries]
-    return Submissions(entries, withdrawals, sorted(left_out))
+    return Submissions(with_known_flags(entries), withdrawals, sorted(left_out), tuple(of_unknown_flags(entries)))
+
+
+def with_known_flags(entries: Iterable[Entry]) -> list[Entry]:
+    """Return entries without flags that no run of this version gives: what a stranger writes is no word of a table."""
+    return [entry._replace(result=_with_known_flags(entry.result)) for entry in entries]
+
+
+def _with_known_flags(result: CellResult) -> CellResult:
+    gone = unknown(result)
+    flags = tuple(flag for flag in result.flags if flag not in gone)
+    return result.model_copy(update={"flags": flags}) if gone else result
+
+
+def of_unknown_flags(entries: Iterable[Entry]) -> Iterator[LeftOut]:
+    """Yield a line on each file of which :func:`with_known_flags` leaves out flags."""
+    by_file: dict[str, list[CellResult]] = defaultdict(list)
+    for entry in entries:
+        by_file[entry.file].append(entry.result)
+    for file, results in by_file.items():
+        if words := unknown_flags(results):
+            yield LeftOut(file, words)
+
+
+def unknown_flags(results: Iterable[CellResult]) -> str:
+    """Return which flags of the results of a file are left out, in words; empty where none is."""
+    flags = list(dict.fromkeys(chain.from_iterable(map(unknown, results))))
+    named = listed(map(shown, flags), _FLAGS)
+    return f"its flag{'s' * (len(flags) > 1)} {named}, which no run of this version gives" if flags else ""
 
 
 def withdrawn(root: Path) -> tuple[Withdrawal, ...]:
@@ -330,7 +366,7 @@ def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entr
         raise UsageError(f"{path}: it does not hold: {shown.refuted}")
     return Entry(
         receipt.result,
-        distinct(folder.said.who or receipt.by or folder.name),
+        named(folder.said.who or receipt.by or folder.name),
         folder.said,
         path.relative_to(root).as_posix(),
         receipt.sha256,
@@ -399,13 +435,13 @@ def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
     if shown.other_code:
         words.append(f"other code than here: {shown.other_code}")
     if receipt.by is not None and folder.said.who is not None and person(receipt.by) != person(folder.said.who):
-        words.append(f"the receipt says that '{receipt.by}' measured it")
+        words.append(f"the receipt says that {quoted(distinct(receipt.by))} measured it")
     return "; ".join(words)
 
 
 def person(who: str) -> str:
     """Return what two ways to write one name have in common."""
-    return " ".join(unicodedata.normalize("NFKC", who).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", who).translate(_DOTTED).casefold().split())
 
 
 def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
@@ -426,7 +462,7 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
         for why in chain(misnamed(result), impossible(result), wrong_images(result.cell)):
             raise UsageError(f"{path}: {result.names}: {why}")
     sha256 = hashlib.sha256(data).hexdigest()
-    who = distinct(folder.said.who or folder.name)
+    who = named(folder.said.who or folder.name)
     file = path.relative_to(root).as_posix()
     return [
         Entry(

@@ -104,8 +104,8 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
     )
     yield Listed(
         "Left out",
-        "Files, and results of files, that are not used.",
-        tuple(Item(file, "", why) for file, why in (*submissions.left_out, *merged.remarks)),
+        "Files, and results and flags of files, that are not used.",
+        tuple(Item(file, "", why) for file, why in (*submissions.left_out, *merged.remarks, *submissions.remarks)),
     )
 
 

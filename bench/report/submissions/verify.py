@@ -29,6 +29,7 @@ from bench.report.submissions.read import (
     read,
     refused,
     require_possible,
+    unknown_flags,
     withdrawn,
 )
 from bench.report.submissions.withdrawn import taken_back
@@ -259,8 +260,10 @@ class Checker(NamedTuple):
         for path in folder.runs:
             file = path.relative_to(self.root).as_posix()
             try:
-                count = len(of_run(self.root, folder, path))
-                yield Line(file, f"{count:,} result{'s' * (count != 1)}: outcomes only")
+                entries = of_run(self.root, folder, path)
+                count = f"{len(entries):,} result{'s' * (len(entries) != 1)}"
+                flags = unknown_flags(entry.result for entry in entries)
+                yield Line(file, f"{count}: outcomes only" + (f"; left out: {flags}" if flags else ""))
             except UsageError as error:
                 yield Line(*refused(self.root, path, error), is_refused=True)
 
@@ -285,8 +288,11 @@ class Checker(NamedTuple):
             return Line(file, f"it does not hold: {shown.refuted}", is_refused=True)
         words = shown.words
         words += "" if shown.are_images_known else "; images not compared with their set"
-        why = passes.remark(receipt.result)
-        return Line(file, words if why is None else f"{words}; not plausible: {why}")
+        if (why := passes.remark(receipt.result)) is not None:
+            words += f"; not plausible: {why}"
+        if flags := unknown_flags([receipt.result]):
+            words += f"; left out: {flags}"
+        return Line(file, words)
 
     def _has_images_now(self, receipt: Receipt, shown: reports.Shown) -> bool:
         """Say whether images can be compared with their set that could not when a report was made."""
