@@ -8,9 +8,11 @@ import pytest
 
 from bench import load_results
 from bench.keys import cell_key
+from bench.report.leaderboard.flags import in_seeds, unproven
 from bench.report.leaderboard.tables import WORST_LABEL, build
 from bench.report.render.export import as_json, comma_separated
 from bench.report.render.html import render
+from bench.report.render.markdown import markdown
 from bench.stats import paired_difference, wilson
 from bench.store.planned import PlannedTable
 from tests.report.fabricate import outcomes, result, story
@@ -357,6 +359,26 @@ def test_static_lines_are_not_ranked():
 def test_flags_reach_the_table():
     (table,) = build([result(clean=[True] * 4, flags=("zero-gradient", "no-op"))]).tables
     assert value(table, "standard", "white-box", "pgd").footnotes == ("no-op", "zero-gradient")
+
+
+def test_a_flag_of_some_seeds_says_of_how_many_also_where_it_makes_an_upper_bound():
+    flags = [("no-op", "randomised"), ("randomised",), ("no-op", "randomised"), ("randomised", "not-plausible")]
+    seeds = [result(clean=[True] * 4, seed=seed, flags=own) for seed, own in enumerate(flags[:3])]
+    (table,) = build(seeds).tables
+    assert value(table, "standard", "white-box", "pgd").footnotes == ("no-op in 2 of 3 seeds", "randomised")
+    worst = table.threats[0].worst["white-box"]
+    assert worst.footnotes == ("upper bound only: no-op in 2 of 3 seeds",)
+    assert "no-op in 2 of 3 seeds (the attack changed none of the images that it was to break)" in markdown(
+        build(seeds)
+    )
+    # A cell that failed has no number that a flag could be of.
+    failed = result(clean=[True] * 4, seed=3, status="failed")
+    (table,) = build([*seeds[:1], failed]).tables
+    assert value(table, "standard", "white-box", "pgd").footnotes == ("no-op", "randomised", "1 of 2 seeds failed")
+    # What has no rank for one of its seeds has none.
+    marked = [result(clean=[True] * 4, seed=seed, flags=own) for seed, own in enumerate(flags[2:])]
+    noted = ("no-op in 1 of 2 seeds", "not-plausible in 1 of 2 seeds", "randomised")
+    assert unproven(noted) == ("not-plausible",) and in_seeds(marked) == list(noted)
 
 
 def test_no_results_no_tables():

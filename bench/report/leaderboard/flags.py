@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from bench.types import CellResult, Measured
@@ -103,9 +105,34 @@ def _is_known(flag: str, n: int) -> bool:
     return flag in MEANINGS or flag == _FAILED or (counted is not None and int(counted[1]) <= n)
 
 
+def in_seeds(results: Sequence[CellResult], flags: Iterable[str] | None = None) -> list[str]:
+    """Return the flags of a mean over seeds as notes: one that only some seeds have says how many.
+
+    Args:
+        results: of the seeds, also several of one.
+        flags: that are asked for; all that the results have unless given.
+    """
+    seeds: dict[int, set[str]] = defaultdict(set)
+    for result in results:
+        if result.status == "done":
+            seeds[result.cell.seed].update(result.flags)
+    failed = chain.from_iterable(result.flags for result in results if result.status != "done")
+    asked = {*chain.from_iterable(seeds.values()), *failed} if flags is None else flags
+    notes: list[str] = []
+    for flag in sorted(asked):
+        count = sum(flag in own for own in seeds.values())
+        notes.append(f"{flag} in {count:,} of {len(seeds):,} seeds" if 0 < count < len(seeds) else flag)
+    return notes
+
+
 def unproven(notes: Iterable[str]) -> tuple[str, ...]:
     """Return the marks among some notes or flags that say that little is known of a result: it has no rank."""
-    return tuple(sorted(_UNRANKED.intersection(notes)))
+    return tuple(sorted(_UNRANKED.intersection(map(_flag_of, notes))))
+
+
+def _flag_of(note: str) -> str:
+    """Return the flag in a note on a mean over seeds."""
+    return note.partition(" in ")[0] if note.endswith(" seeds") else note
 
 
 def is_proven(measured: Measured) -> bool:
@@ -121,6 +148,7 @@ def that_count(measured: Iterable[Result]) -> Sequence[Result]:
 
 def explained(note: str) -> str:
     """Return a note on a number, with the meaning in brackets if it is a flag."""
-    if _OF_TARGET_CLASS.fullmatch(note):
+    flag = _flag_of(note)
+    if _OF_TARGET_CLASS.fullmatch(flag):
         return f"{note} (images that are of that class cannot be attacked and count as unbroken)"
-    return f"{note} ({MEANINGS[note]})" if note in MEANINGS else note
+    return f"{note} ({MEANINGS[flag]})" if flag in MEANINGS else note

@@ -15,7 +15,7 @@ from bench.anytime import anytime_interval
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import OF_ANSWERS, is_proven, that_count, unproven
+from bench.report.leaderboard.flags import OF_ANSWERS, in_seeds, is_proven, that_count, unproven
 from bench.report.leaderboard.required import Required
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
@@ -342,7 +342,7 @@ class DefenseCells:
         results = list(chain.from_iterable(self.cells[coord] for coord in used))
         shares = [outcomes.share for outcomes in survivors.values()]
         bound = unsound((self._accuracy(coord), self._flags(coord)) for coord in used) if any(shares) else ()
-        footnotes[UPPER_BOUND + ", ".join(bound)] = bool(bound)
+        footnotes[UPPER_BOUND + ", ".join(in_seeds(results, bound))] = bool(bound)
         footnotes |= dict.fromkeys(unproven(chain.from_iterable(result.flags for result in results)), True)
         said = [note for note, holds in footnotes.items() if note and holds]
         value = mean_value(shares, self.n, results, said, flags=False)
@@ -535,7 +535,7 @@ def mean_value(
         footnotes: what a reader must know of it.
         flags: whether the flags of the results are footnotes, too.
     """
-    raised = sorted(set(chain.from_iterable(r.flags for r in results)) - {"failed"}) if flags else []
+    raised = [note for note in in_seeds(results) if note != "failed"] if flags else []
     is_partial = bool(unproven(raised))
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)
