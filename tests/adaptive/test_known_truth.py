@@ -12,7 +12,8 @@ from bench import draws
 from bench.data import open_set
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.tables import build
-from tests.adaptive.conftest import EPS, HEAD, KNOWN, N, fragile, means, robust, summary_of
+from bench.report.receipts.passes import remark
+from tests.adaptive.conftest import COST, EPS, HEAD, KNOWN, N, fragile, means, robust, summary_of
 from tests.adaptive.known import checkerboard
 
 EPSILON = float(Fraction(EPS))
@@ -244,3 +245,51 @@ restarts = 20
 
     assert flagged((10, 1), (1500, 1)) == flagged((10, 1), (10, 20)) == {"steps-not-converged"}
     assert flagged((10, 1), (1500, 1), (3000, 1)) == set()
+
+
+PAST = '''
+import torch
+from torch.nn.functional import one_hot
+from bench.api import defense
+
+
+class Hard(torch.nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x):
+        answers = one_hot(self.base(x).argmax(1), 10).float()
+        return answers + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@defense(kind="test-time")
+class Past:
+    """Offers a gradient that is zero and goes past the network."""
+
+    def wrap(self, base):
+        return Hard(base)
+
+    surrogate = wrap
+'''
+
+
+def test_honest_passes_back_are_those_of_the_settings_also_where_gradients_are_zero(known, run, weights, tmp_path):
+    _, results = known
+    flat = [each for each in results if each.status == "done" and "zero-gradient" in each.flags and each.cell.attack]
+    backwards = [each.cost.backwards_per_example for each in flat if each.names.attack in ("pgd", "apgd-t")]
+    assert len(backwards) == 4 and min(backwards) > 15
+    assert [remark(each) for each in flat] == [None] * len(flat)
+    # Half of them are not those of such a run, whatever is stated of it.
+    for each in (each for each in flat if each.names.attack == "pgd" and each.names.defense.startswith("quantised")):
+        few = each.cost.model_copy(update={"backwards_per_example": each.cost.backwards_per_example / 2})
+        assert "pgd with its settings takes" in remark(each.model_copy(update={"cost": few}))
+    (tmp_path / "past.py").write_text(PAST, encoding="utf-8")
+    base = f"weights:{weights / 'means'}.safetensors"
+    step = f'[[defenses]]\nuse = "{tmp_path / "past.py"}:Past"\nbase = "{base}"\n'
+    attack = f'[[attacks]]\nuse = "pgd"\neps = "{EPS}"\naccess = ["adaptive"]\n{COST["pgd"]}\n'
+    code, past = run(f'{HEAD}[[defenses]]\nuse = "{base}"\n{step}{attack}')
+    (one,) = [each for each in past if each.names.access == "adaptive" and each.cell.attack]
+    assert code == 0 and "zero-gradient" in one.flags
+    assert (one.cost.forwards_per_example > 15, one.cost.backwards_per_example, remark(one)) == (True, 0, None)
+    assert "pgd with its settings takes" in remark(one.model_copy(update={"flags": ()}))

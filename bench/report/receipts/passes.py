@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bench import registry
 from bench.report.render.outside import require_own
-from bench.types import AttackRef, CellResult, Passes, Scalar, UsageError
+from bench.types import AttackRef, CellResult, MethodRef, Passes, Scalar, UsageError
 
 #: Access to the function that is judged: an image that stays right took all passes.
 _OWN = ("white-box", "adaptive")
@@ -45,7 +45,7 @@ def remark(result: CellResult) -> str | None:
     name, n = attack.attack.name, result.cell.data.n
     for least in _least(result, attack):
         needed = Passes(*(each * least.images / n for each in least.passes))
-        if not _is_enough(stated, needed, counts_backwards="zero-gradient" not in result.flags):
+        if not _is_enough(stated, needed, counts_backwards=not _goes_past(result, attack, stated)):
             each = f"{_number(least.passes.forwards)} and {_number(least.passes.backwards)}"
             which = "each image" if least.images == n else f"each of {least.images:,} images that stayed right"
             return f"{said}, and {name} with its settings takes {each} for {which}"
@@ -106,8 +106,25 @@ def undecided(result: CellResult) -> str | None:
 
 def _is_enough(stated: Passes, needed: Passes, *, counts_backwards: bool) -> bool:
     is_enough = stated.forwards >= _ENOUGH * needed.forwards
-    # Where there is no gradient, nothing is passed back.
     return is_enough and (not counts_backwards or stated.backwards >= _ENOUGH * needed.backwards)
+
+
+def _goes_past(result: CellResult, attack: AttackRef, stated: Passes) -> bool:
+    """Say whether a run may pass nothing back though its attack follows gradients, as its file states.
+
+    A gradient of zero is passed back and counted as any other, and where none reaches the images the attack fails. Only
+    a step may offer one that is zero and never goes through the network, which no step of Crossfire does.
+    """
+    is_stated = "zero-gradient" in result.flags and result.cell.access in _OWN and not stated.backwards
+    return is_stated and attack.step is not None and not _is_own(attack.step)
+
+
+def _is_own(method: MethodRef) -> bool:
+    try:
+        require_own(method, trusted=False)
+    except UsageError:
+        return False
+    return True
 
 
 def _number(value: float) -> str:
@@ -147,8 +164,7 @@ def _least(result: CellResult, attack: AttackRef) -> list[_Least]:
 def _meta(attack: AttackRef) -> Mapping[str, Any] | None:
     """Return what an attack of Crossfire states of itself; ``None`` of others."""
     try:
-        require_own(attack.attack, trusted=False)
-        return registry.entry_of(attack.attack).meta
+        return registry.entry_of(attack.attack).meta if _is_own(attack.attack) else None
     except UsageError:
         return None
 
