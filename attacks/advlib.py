@@ -62,7 +62,15 @@ _LATIN = {
         "tr": ("l2", "linf"),
         "vfga": ("l0",),
     },
-    min_classes={"alma": 3},
+    # The loss apgd takes unless told, the DLR, divides by the third largest logit and, towards a class, by the fourth.
+    min_classes={
+        "alma": 3,
+        "apgd": 3,
+        "apgd[loss_function=ce]": 2,
+        "apgd_targeted": 4,
+        "apgd_targeted[loss_function=ce]": 2,
+    },
+    wrong_classes={"apgd_targeted": "num_targets"},
 )
 def advlib(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
     """Attacks of Adversarial Library (Rony and Ben Ayed), such as ``advlib:fmn``.

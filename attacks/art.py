@@ -36,7 +36,13 @@ _PROBABILITIES = ("SimBA", "VirtualAdversarialMethod")
         "SignOPTAttack": ("l2",),
         "ZooAttack": ("l2",),
     },
-    min_classes={"SignOPTAttack": 3},
+    min_classes={
+        "AutoConjugateGradient[loss_type=difference_logits_ratio]": 3,
+        "AutoProjectedGradientDescent[loss_type=difference_logits_ratio]": 3,
+        "PixelAttack": 3,
+        "RescalingAutoConjugateGradient[loss_type=difference_logits_ratio]": 3,
+        "SignOPTAttack": 3,
+    },
 )
 def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
     """Evasion attacks of the Adversarial Robustness Toolbox (Nicolae et al., 2018), such as ``art:SquareAttack``.

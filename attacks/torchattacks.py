@@ -28,8 +28,15 @@ _L2_ONLY = ("PGDL2", "PGDRSL2")
         "JSMA": ("l0",),
         "SparseFool": ("l1",),
     },
-    # JSMA goes towards label + 1, up to 9.
-    min_classes={"APGDT": 4, "JSMA": 10},
+    # JSMA goes towards label + 1, up to 9; AutoAttack runs APGDT or, for random functions, APGD on the DLR loss.
+    min_classes={
+        "APGD[loss=dlr]": 3,
+        "APGDT": 4,
+        "AutoAttack": 4,
+        "AutoAttack[version=rand]": 3,
+        "JSMA": 10,
+        "UPGD[loss=dlr]": 3,
+    },
 )
 def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
     """Attacks of torchattacks (Kim, 2020), such as ``torchattacks:DIFGSM``.

@@ -258,6 +258,7 @@ def library(
     passes: str | None = None,
     minimises: dict[str, tuple[Norm, ...]] | None = None,
     min_classes: dict[str, int] | None = None,
+    wrong_classes: dict[str, str] | None = None,
     norms: tuple[Norm, ...] | None = None,
     reads_images: bool = False,
     file: str = "",
@@ -270,7 +271,9 @@ def library(
         passes: as for :func:`attack`, where all that it adapts cost the same.
         minimises: the attacks that minimise a norm, each with the norms that it can minimise, its default first.
             Without an eps these are unbounded.
-        min_classes: the attacks that need more classes than two, each with the fewest that it can be used with.
+        min_classes: the attacks that need more classes than two, each with the fewest that it can be used with; with a
+            parameter as a configuration names it, ``"apgd[loss_function=ce]"``, for that value of it.
+        wrong_classes: the attacks that aim at so many wrong classes as a parameter says, each with its name.
         norms: threat norms that its images are checked in, the default first; L∞, L2, L1 and L0 unless given.
         reads_images: ``name`` is a file of adversarial images. The harness reads it, and checks it against the images
             of the cell; the function is given ``images``, those that belong to ``x``, shaped and typed as ``x``, and

@@ -19,7 +19,7 @@ PREDICTING = frozenset(
 )
 #: By decorator, the keywords that no result depends on: what an attack of a library minimises decides the threat, which
 #: has a name, and with too few classes it has no result.
-_LEFT_OUT = {"attack": PREDICTING, "library": frozenset({"minimises", "min_classes"})}
+_LEFT_OUT = {"attack": PREDICTING, "library": frozenset({"minimises", "min_classes", "wrong_classes"})}
 
 
 def canonical_code(tree: ast.Module, *, with_names: bool) -> str:

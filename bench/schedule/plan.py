@@ -106,8 +106,17 @@ def _least_classes(ref: MethodRef) -> int:
     entry = registry.entry_of(ref)
     least = entry.meta.get("min_classes")
     if entry.kind == "library":
-        least = (least or {}).get(ref.name.partition(":")[2])
+        return _least_of_library(ref, entry.meta)
     return 2 if least is None else int(least)
+
+
+def _least_of_library(ref: MethodRef, meta: Mapping[str, Any]) -> int:
+    """Return the fewest classes of an attack of a library: of its name with a parameter, else of its name."""
+    name, known = ref.name.partition(":")[2], meta.get("min_classes") or {}
+    with_params = (known.get(f"{name}[{key}={value}]") for key, value in ref.params.items())
+    least = int(next((each for each in with_params if each is not None), known.get(name, 2)))
+    aimed_at = ref.params.get((meta.get("wrong_classes") or {}).get(name, ""))
+    return max(least, aimed_at + 1) if isinstance(aimed_at, int) else least
 
 
 def changed(value: Cell | AttackRef) -> MethodRef | None:

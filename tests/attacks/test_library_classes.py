@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from bench import registry
 from bench.api import Threat
 from bench.models.layout import fast_layout
+from bench.schedule.plan import too_few_classes
+from bench.types import AttackRef, Cell, DataRef
 from tests.attacks.driving import Case, assert_within, drive, right
 from tests.attacks.test_adapters import need
 
@@ -381,6 +383,44 @@ def test_every_attack_that_is_said_to_minimise_a_norm_is_one_of_the_library(pref
     assert stated.keys() <= CLASSES[prefix].keys() | NEEDS_MORE[prefix].keys()
     tried = {name: threat for name, (threat, _) in CLASSES[prefix].items() if name in stated}
     assert all(threat.norm in stated[name] for name, threat in tried.items())
+
+
+@pytest.mark.parametrize(
+    ("use", "settings"),
+    [
+        ("advlib:alma", {"num_steps": 20, "penalty": "P3"}),
+        ("advlib:apgd", {"n_iter": 4}),
+        ("advlib:apgd", {"n_iter": 4, "loss_function": "ce"}),
+        ("advlib:apgd_targeted", {"n_iter": 4}),
+        ("advlib:apgd_targeted", {"n_iter": 4, "loss_function": "ce"}),
+        ("advlib:apgd_targeted", {"n_iter": 4, "loss_function": "ce", "num_targets": 2}),
+        ("torchattacks:APGD", {"steps": 4, "loss": "dlr"}),
+        ("torchattacks:APGDT", {"steps": 4}),
+        ("torchattacks:UPGD", {"steps": 4, "loss": "dlr"}),
+        ("torchattacks:AutoAttack", {"version": "rand"}),
+        ("art:AutoProjectedGradientDescent", {"max_iter": 4, "loss_type": "difference_logits_ratio"}),
+        ("art:AutoConjugateGradient", {"max_iter": 4, "loss_type": "difference_logits_ratio"}),
+        ("art:RescalingAutoConjugateGradient", {"max_iter": 4, "loss_type": "difference_logits_ratio"}),
+    ],
+)
+def test_a_class_runs_on_as_many_classes_as_is_stated_and_raises_on_fewer(use: str, settings: dict[str, Any]) -> None:
+    need(use)
+    for classes in range(2, 5):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, classes)).eval()
+            x = torch.rand(2, 3, 16, 16)
+            ref = registry.find("library", use.partition(":")[0]).ref(settings).model_copy(update={"name": use})
+            attack = AttackRef.model_construct(attack=ref, target=None)
+            data = DataRef.model_construct(num_classes=classes)
+            said = too_few_classes(Cell.model_construct(attack=attack, data=data))
+            # Within so small a budget nothing breaks, or attacks that come later in a suite would have nothing to do.
+            threat = UNBOUNDED if use == "advlib:alma" else Threat(eps="1/100000")
+            if said is None:
+                drive(net, use, x, net(x).argmax(1), threat, **settings)
+            else:
+                with pytest.raises((RuntimeError, IndexError)):
+                    drive(net, use, x, net(x).argmax(1), threat, **settings)
 
 
 @pytest.mark.parametrize(

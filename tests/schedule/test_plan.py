@@ -133,14 +133,39 @@ def test_classes_that_only_a_targeted_loss_needs_are_said_before_any_work(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("use", "classes", "least"),
-    [("torchattacks:APGDT", "abc", 4), ("torchattacks:JSMA", "abcd", 10), ("advlib:alma", "ab", 3)],
+    ("use", "params", "classes", "least"),
+    [
+        ("torchattacks:APGDT", "", "abc", 4),
+        ("torchattacks:APGD", 'loss = "dlr"', "ab", 3),
+        ("torchattacks:APGD", "", "ab", None),
+        ("torchattacks:AutoAttack", "", "abc", 4),
+        ("torchattacks:AutoAttack", 'version = "rand"', "ab", 3),
+        ("torchattacks:AutoAttack", 'version = "rand"', "abc", None),
+        ("torchattacks:JSMA", "", "abcd", 10),
+        ("advlib:alma", "", "ab", 3),
+        # Its DLR loss takes the three largest logits and, towards a class, four.
+        ("advlib:apgd", "", "ab", 3),
+        ("advlib:apgd", "", "abc", None),
+        ("advlib:apgd", 'loss_function = "ce"', "ab", None),
+        ("advlib:apgd_targeted", "", "abc", 4),
+        ("advlib:apgd_targeted", 'loss_function = "ce"', "ab", None),
+        ("advlib:apgd_targeted", 'loss_function = "ce"\nnum_targets = 3', "abc", 4),
+        ("advlib:apgd_targeted", "num_targets = 3", "abcd", None),
+        ("advlib:apgd_targeted", "num_targets = 9", "abcd", 10),
+        ("art:AutoProjectedGradientDescent", 'loss_type = "difference_logits_ratio"', "ab", 3),
+        ("art:AutoProjectedGradientDescent", 'loss_type = "cross_entropy"', "ab", None),
+    ],
 )
-def test_so_are_those_of_an_attack_of_a_library(tmp_path, capsys, use, classes, least):
+def test_so_are_those_of_an_attack_of_a_library(tmp_path, capsys, use, params, classes, least):
     need(use)
     table = few_classes(tmp_path, use, classes=classes)
-    assert main(["plan", table, "--store", str(tmp_path / "store"), "--only", f"*/{use}*"]) == 2
-    assert f"{use} needs {least} classes or more, and the images have {len(classes)}\n" in capsys.readouterr().err
+    with open(table, "a") as file:
+        file.write(f"{params}\n")
+    code = main(["plan", table, "--store", str(tmp_path / "store"), "--only", f"*/{use}*"])
+    said = capsys.readouterr().err
+    assert code == (0 if least is None else 2)
+    why = f"{use} needs {least} classes or more, and the images have {len(classes)}\n"
+    assert (why in said) == (least is not None)
 
 
 @pytest.mark.parametrize(("most", "code"), [(2, 3), (3, 0)])
