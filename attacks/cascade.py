@@ -27,6 +27,9 @@ CHANCE, RESTARTS = 4.0, 10
 #: Gradients are to be trusted where the margin rises by at least and at most so many times what the slope of the clean
 #: image promises.
 LEAST_RISE, MOST_RISE = 0.1, 4.0
+#: And where the slope at the best iterate promises at least so many times the rise so far. Near a maximum of the loss
+#: it is less, and then says nothing of how far the boundary is.
+LEAST_SLOPE = 0.5
 #: An image that needs at most this share of eps on top is not decided by gradients: all of AutoAttack gets it. In L2
 #: such images gain less than this from runs that are longer still.
 UNDECIDED = {"linf": 0.02, "l2": 0.01}
@@ -81,9 +84,10 @@ def cascade(
 
     This trusts gradients, so that is checked by a short Square search, ten times as long on images that were not given
     up, in L2 on those that need at most 0.1 eps. Gradients are *masked* where they vanish, where the margin rises by
-    less than a tenth of what the slope of the clean image promises or by more than four times that, and where the
-    search comes nearer than all runs, also than two more towards the class that it came near to; if it breaks any
-    image, they are on all that were not given up. Such images, and those that need luck, get short Square searches that
+    less than a tenth of what the slope of the clean image promises or by more than four times that, where the slope at
+    the best iterate promises less than half of that rise again, and where the search comes nearer than all runs, also
+    than two more towards the class that it came near to; if it breaks any image, they are on all that were not given
+    up. Such images, and those that need luck, get short Square searches that
     begin at the best iterate with small squares, up to three, while one of them breaks any. Masked images that still
     stand get all of standard AutoAttack, and so do those that need at most 0.02 eps on top, in L2 0.01; then searches
     from the best iterate again. Where a tenth of the images that are left is masked, not counting those on
@@ -156,6 +160,7 @@ class _Search:
         promised: by how much its slope lets the margin rise within eps.
         x_best: the first success, else the iterate of largest margin.
         best_margin: of that iterate.
+        slope: by how much the slope there lets the margin rise within eps.
         needs: the share of eps on top that would close the margin, by the slope at that iterate.
         left: whether it is not broken.
     """
@@ -167,20 +172,23 @@ class _Search:
     promised: Tensor
     x_best: Tensor
     best_margin: Tensor
+    slope: Tensor
     needs: Tensor
     left: Tensor
 
 
 def _begin(target: Target, x: Tensor, y: Tensor, threat: Threat) -> _Search:
     gradient = target.gradient(x, margin, y)
+    slope = budget(threat) * dual_norm(gradient.grad, threat.norm)
     return _Search(
         x=x,
         y=y,
         threat=threat,
         clean_margin=gradient.loss,
-        promised=budget(threat) * dual_norm(gradient.grad, threat.norm),
+        promised=slope,
         x_best=x.clone(),
         best_margin=gradient.loss.clone(),
+        slope=slope.clone(),
         needs=torch.zeros_like(gradient.loss),
         left=gradient.logits.argmax(1) == y,
     )
@@ -204,11 +212,12 @@ def _climb(search: _Search, target: Target, objective: Objective, steps: int, wh
         return reached
     gradient = target.rows(rows).gradient(x_adv, margin, search.y[rows])
     reached[rows] = gradient.loss
-    reach = budget(search.threat) * dual_norm(gradient.grad, search.threat.norm)
+    slope = budget(search.threat) * dual_norm(gradient.grad, search.threat.norm)
     nearer = gradient.loss >= search.best_margin[rows]
     rows = rows[nearer]
     search.x_best[rows], search.best_margin[rows] = x_adv[nearer], gradient.loss[nearer]
-    search.needs[rows] = (-gradient.loss / reach.clamp_min(1e-30))[nearer]
+    search.slope[rows] = slope[nearer]
+    search.needs[rows] = (-gradient.loss / slope.clamp_min(1e-30))[nearer]
     return reached
 
 
@@ -283,6 +292,7 @@ def _masked(search: _Search, target: Target, steps: int, queries: int) -> Tensor
         behind = search.left & (found.margins > search.best_margin)
     rise = search.best_margin - search.clean_margin
     as_promised = (rise >= LEAST_RISE * search.promised) & (rise <= MOST_RISE * search.promised)
+    as_promised &= search.slope >= LEAST_SLOPE * rise
     # A search of so many queries comes a little nearer on some images of any network.
     masked = search.left & ((behind & ~longer) | (search.promised <= 0) | ~as_promised)
     search.x_best = torch.where(per_image(behind, search.x), found.images, search.x_best)

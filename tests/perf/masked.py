@@ -25,7 +25,7 @@ from bench.api import Threat
 from defenses.jpeg import Jpeg
 from tests.attacks.conftest import trained
 from tests.attacks.driving import Case, drive, right
-from tests.attacks.test_cascade import KWinners, Quantised
+from tests.attacks.test_cascade import Flattened, KWinners, Quantised
 from tests.perf.kept import Limits, keep, missed
 
 #: Runs of each attack, and images.
@@ -65,6 +65,8 @@ TASKS = (
     Task("k-winners linf 1/10", k_winners, Threat(norm="linf", eps="1/10")),
     Task("k-winners l2 6/10", k_winners, Threat(norm="l2", eps="6/10")),
     Task("quantised linf 15/100", Quantised, Threat(norm="linf", eps="15/100")),
+    Task("flattened linf 15/100", Flattened, Threat(norm="linf", eps="15/100")),
+    Task("flattened l2 7/10", Flattened, Threat(norm="l2", eps="7/10")),
 )
 
 
