@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks._adapters import contained
+from attacks._square import square_search
 from attacks._steps import budget, margin, per_image
 from bench.api import MethodError, Target, Threat
 
@@ -23,6 +24,10 @@ FLAGS = {
 }
 #: Classes that APGD-T aims at in the standard version of L1.
 L1_TARGETS = 5
+#: Square of Crossfire, not that of the package, had images to search.
+OWN_SQUARE = "autoattack-own-square"
+#: The package's threshold for "Square Attack has decreased", as a share of the images.
+_SQUARE_EXTRA = 0.002
 
 #: ``attack_single_run(x, y, x_init)`` of the package's Auto-PGD: images of best loss, robust mask, losses, adversarial
 #: images.
@@ -110,11 +115,20 @@ def run_ensemble(
 ) -> Tensor:
     """Run the ensemble on images (N, C, H, W) with labels (N,), as :func:`attacks.autoattack.autoattack` says.
 
+    Where the package's Square cannot run (:func:`square_runs`), Crossfire's searches what the others left.
+
     Raises:
-        MethodError: the threat is unbounded, or the package is not installed.
+        MethodError: the threat is unbounded, the package is not installed, or in L1 its Square cannot run.
     """
     eps, norm = budget(threat), {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
     version = version or ("rand" if target.stochastic else "standard")
+    is_replaced = version != "rand" and not square_runs(threat.norm, *x.shape[2:])
+    if is_replaced and threat.norm == "l1":
+        size = "x".join(map(str, x.shape[2:]))
+        raise MethodError(
+            f"AutoAttack in L1 cannot run on images of {size}: the Square of its package fails at this size; "
+            "apgd-ce and apgd-t can"
+        )
     seed = int(target.rows(torch.tensor([0], device=x.device)).uniform(x[:1, :1, :1, :1]) * 2**24)
     with contained(x.device, logger="auto-attack") as output:
         package = authors_package()
@@ -131,6 +145,8 @@ def run_ensemble(
                 member.attack_single_run = net.skipping(member)
         if _cap_classes(ensemble, target.num_classes):
             target.notes.append("classes-capped")
+        if is_replaced:
+            ensemble.attacks_to_run.remove("square")
         batch_size = {"batch_size" if official else "bs": target.batch}
         if target.stochastic:
             runs = ensemble.run_standard_evaluation_individual(x.clone(), y.clone(), **batch_size).values()
@@ -139,7 +155,48 @@ def run_ensemble(
     text = output.getvalue()
     target.notes.extend(note for words, note in FLAGS.items() if words in text)
     candidates = [run[0] if official else run for run in runs]
+    first_fraction = ensemble.square.p_init
+    if is_replaced and not target.stochastic:
+        return _with_squares(target, x, y, candidates[0], threat, queries, first_fraction)
+    if is_replaced:
+        target.notes.append(OWN_SQUARE)
+        candidates.append(square_search(target, x, y, threat, queries, first_fraction)[0])
     return _largest_margin(target, candidates, y) if target.stochastic else candidates[0]
+
+
+def square_runs(norm: str, height: int, width: int) -> bool:
+    """Say whether the package's Square can run on images of a size.
+
+    In L2 and L1 it starts from tiles, five or more to a side. It has none on images of fewer than five rows, and where
+    tiles of more than one pixel would run past the edge it fails.
+    """
+    side = height // 5
+    if norm == "linf" or side == 1:
+        return True
+    if side == 0:
+        return False
+    offset = (height - 5 * side) // 2
+    return width < side or all(offset + length // side * side <= length for length in (height, width))
+
+
+def _with_squares(
+    target: Target, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, queries: int, first_fraction: float
+) -> Tensor:
+    """Return ``x_adv`` with what Crossfire's Square breaks of the images that stand, which are in it as they came."""
+    rows = (x_adv == x).flatten(1).all(1).nonzero().flatten()
+    if len(rows):
+        rows = rows[target.rows(rows)(x[rows]).argmax(1) == y[rows]]
+    if len(rows) == 0:
+        return x_adv
+    target.notes.append(OWN_SQUARE)
+    x_new, margins = square_search(target.rows(rows), x[rows], y[rows], threat, queries, first_fraction)
+    # A tie is an error.
+    is_adv = margins >= 0
+    if int(is_adv.sum()) > _SQUARE_EXTRA * len(x):
+        target.notes.append(FLAGS["Square Attack has decreased"])
+    x_adv = x_adv.clone()
+    x_adv[rows[is_adv]] = x_new[is_adv]
+    return x_adv
 
 
 def _largest_margin(target: Target, candidates: list[Tensor], y: Tensor) -> Tensor:

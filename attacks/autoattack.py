@@ -38,6 +38,10 @@ def autoattack(
     than the authors' make it another, weaker attack (note ``autoattack-reduced``). In L1 the standard version starts
     APGD-CE five times, aims APGD-T at five classes at most, and has both try larger radii first (Croce and Hein, 2021).
 
+    The package's Square fails in L2 and L1 on images of fewer than five rows, and of 12x12, 14x14, 18x18, 19x19, 24x24
+    and other sizes that its tiles run past. There, in L2, the attack ``square`` runs last in its place, with as many
+    queries (note ``autoattack-own-square``).
+
     Args:
         target: the function under attack, as a module.
         x: images (N, C, H, W) in [0, 1].
@@ -52,6 +56,6 @@ def autoattack(
         Images shaped as ``x``, within the threat; the input where no attack succeeded.
 
     Raises:
-        MethodError: the threat is unbounded.
+        MethodError: the threat is unbounded, or in L1 the images have a size at which the package's Square fails.
     """
     return run_ensemble(target, x, y, threat, version, steps, targets, queries)

@@ -35,6 +35,7 @@ OF_TABLES = _UNRANKED | {DIFFERS, CLEAN_DIFFERS}
 
 MEANINGS: Mapping[str, str] = {
     "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
+    "autoattack-own-square": "Square of Crossfire searched: that of AutoAttack's package cannot run at this image size",
     "autoattack-probabilities": "AutoAttack warns that the defense returns probabilities, which flatten its losses",
     "autoattack-randomised": "AutoAttack warns that the defense draws random numbers",
     "autoattack-reduced": "with fewer steps, targets or queries than its authors': weaker than that of papers",
