@@ -17,7 +17,7 @@ them means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from math import exp, lgamma, log, log1p
 from statistics import fmean
@@ -205,6 +205,23 @@ def _sign(pairs: Sequence[tuple[int, int]], least: float) -> int:
     if log_stake(max(more, fewer), min(more, fewer)) < least:
         return 0
     return 1 if more > fewer else -1
+
+
+def ranking_order(rows: Mapping[tuple[str, str], Collection[object]]) -> dict[str, tuple[int, int]]:
+    """Return what threats are ordered by, the least first; tables are ranked under the first one.
+
+    It is the one with the most attacks that at least half of all rows have, so that a row that was attacked with much
+    that others were not takes no part; of several the one with the most rows of all attacks.
+
+    Args:
+        rows: those that have each attack, by the threat and the attack.
+    """
+    every = set(chain.from_iterable(rows.values()))
+    counts: dict[str, tuple[int, int]] = {}
+    for (threat, _), own in rows.items():
+        common, all_of = counts.get(threat, (0, 0))
+        counts[threat] = common - (2 * len(own) >= len(every)), all_of - len(own)
+    return counts
 
 
 class Standings:

@@ -89,11 +89,12 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require",
         nargs="+",
+        type=_pattern,
         default=[],
         metavar="PATTERN",
-        help="attacks without which a row is not ranked, one for each pattern: by name, also with a threat "
-        "('pgd Linf*') or parameters ('pgd*steps=20*'); what other attacks break counts where they were run; "
-        "default: all attacks of the table",
+        help="attacks without which a row is not ranked, one for each pattern: a name, best with its threat "
+        "('pgd Linf eps=8/255'), is the attack with its usual parameters; others are named ('pgd*steps=50*'). What "
+        "other attacks break counts where they were run. Default: all attacks of the table",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -106,6 +107,12 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead, the attacks that the worst case needs: those that break the most images for their passes first",
     )
+
+
+def _pattern(text: str) -> str:
+    if not (stripped := text.strip()):
+        raise UsageError("--require: a pattern is empty; name an attack")
+    return stripped
 
 
 def _budgets(text: str) -> tuple[Fraction, ...]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from bench.anytime import ranking_order
 from bench.differences import attack_apart
 from bench.keys import Keys, Once
 from bench.types import Cell, ModelRef, PlannedCell
@@ -24,7 +25,7 @@ class Contest(NamedTuple):
 
 
 class TableContests(NamedTuple):
-    """What a table ranks: rows under the threat with the most attacked rows. And what its verdicts and gaps ask."""
+    """What a table ranks: rows under the threat that goes first. And what its verdicts and gaps ask."""
 
     ranked: Sequence[Row]
     contests: Sequence[Contest]
@@ -92,11 +93,12 @@ def _attack_of(cell: Cell) -> str:
 
 
 def _first_threat(cells: Iterable[PlannedCell], keys: Keys, models: Once[ModelRef, str]) -> str | None:
-    """Return the text of the threat with a budget that ranks a table: with the most attacked rows of each attack."""
-    attacked: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    """Return the text of the threat with a budget that ranks a table."""
+    rows: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for planned in cells:
         cell, attack = planned.cell, planned.cell.attack
         if attack is not None and attack.threat.norm != "corruption" and attack.threat.eps is not None:
-            row = models(cell.model), keys.text(cell.step)
-            attacked[keys.text(attack.threat)].add((*row, planned.names.attack))
-    return max(attacked, key=lambda threat: len(attacked[threat]), default=None)
+            column = keys.text(attack.threat), planned.names.attack
+            rows[column].add((models(cell.model), keys.text(cell.step)))
+    order = ranking_order(rows)
+    return min(order, key=order.__getitem__, default=None)

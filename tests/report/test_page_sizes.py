@@ -47,7 +47,7 @@ FAULTS = """() => {
     apart("names", all("tbody .pin", table).slice(0, 40), (node) => node.getBoundingClientRect());
     const shown = new Map();
     for (const row of all("tbody tr", table)) {
-      const name = row.querySelector(".pin").firstChild.firstChild.textContent.trim();
+      const name = row.querySelector(".pin span").textContent.trim();
       if ((shown.get(name) ?? row.dataset.defense) !== row.dataset.defense) faults.push(`two defenses are '${name}'`);
       shown.set(name, row.dataset.defense);
     }

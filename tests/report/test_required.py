@@ -6,7 +6,9 @@ from itertools import chain, product
 import numpy as np
 import pytest
 
+from bench import registry
 from bench.cli import main
+from bench.keys import Keys
 from bench.report.leaderboard.required import Policy
 from bench.report.leaderboard.tables import build
 from bench.report.render import text
@@ -101,30 +103,86 @@ def test_an_attack_that_is_not_required_counts_where_it_was_run():
 def test_patterns_are_of_names_threats_and_parameters(pattern, is_met):
     results = [each for each in rows() if each.names.attack == "pgd"]
     results += [row("trades", "fgsm", 190), row("mart", "fgsm", 199)]
-    # Where nothing matches every attack is needed, so that nobody is ranked for attacks of another table.
-    assert worst(results, pattern)["mart"].footnotes == (
-        ("0 of 1 required attacks",) if is_met else ("1 of 2 attacks",)
-    )
+    assert worst(results, pattern)["mart"].footnotes == ("0 of 1 required attacks",)
     assert (worst(results, pattern)["standard"].footnotes == ()) == is_met
+    # Where nothing matches nobody is ranked, and the table says why.
+    (table,) = build(results, policy=Policy((pattern,))).tables
+    said = f"no row is ranked: a row needs an attack {pattern}, and none here was attacked with it"
+    assert ((table.ranking is None) != is_met) and ((said in table.notes) != is_met)
 
 
 def test_tables_are_ranked_by_the_threat_that_is_required():
     small = [row(recipe, attack, 199, eps="1/255") for recipe, attack in product(("a", "b", "c"), ("pgd", "square"))]
     (table,) = build([*rows(), *small], policy=Policy(("pgd linf eps=8/255",))).tables
     assert table.ranking.group == "L∞ ε=8/255"
-    said = "ranked under L∞ ε=8/255 are rows that were attacked with pgd; what other attacks broke counts where they"
-    assert [note for note in table.notes if note.startswith(said)]
-    assert text.settled(table)
+    assert "worst case, under L∞ ε=8/255, of rows with pgd: " in text.settled(table)[0]
 
 
 def test_the_threat_with_the_most_attacked_rows_ranks_a_table():
     small = [row("mart", name, 199, eps="1/255") for name in ("pgd", "square", "noise", "fab", "fgsm")]
     (table,) = build([*rows(), *small]).tables
-    # Three rows of two attacks, against one row of five.
+    # Two attacks that most rows have, against five of one row.
     assert table.ranking.group == "L∞ ε=8/255"
+    many = [row("mart", "pgd", 199, eps="1/255", attack_params={"steps": steps}) for steps in range(1, 20)]
+    assert ranks([*rows(), *many]) == {"pgd-at": 1, "trades": 2, "standard": 3}
 
 
-@pytest.mark.parametrize(("count", "group"), [(6, "L∞ ε=8/255"), (3, "L∞ ε=1/255")])
+def test_a_row_needs_every_pattern_wherever_it_lies():
+    l2 = [row(recipe, "pgd", 150, norm="l2", eps="1/2") for recipe in ("pgd-at", "trades", "standard")]
+    alone = row("mart", "pgd", 199, norm="l2", eps="1/2")
+    results = [*rows(), *l2, alone]
+    expected = {"pgd-at": 1, "trades": 2, "standard": 3}
+    for patterns in (("pgd linf*", "pgd l2*"), ("pgd l2*", "pgd linf*"), ("pgd linf*", "fgsm linf*", "pgd l2*")):
+        (table,) = build(results, policy=Policy(patterns)).tables
+        assert {each.name: each.rank for each in table.ranking.ranks} == expected
+        assert table.ranking.group == "L∞ ε=8/255"
+    # Who lacks one of another threat has no rank either.
+    assert ranks([*rows(), *l2[1:]], "pgd linf*", "pgd l2*") == {"trades": 1, "standard": 2}
+
+
+def test_rows_of_another_budget_do_not_take_the_ranks():
+    small = [row(f"van-{i}", "pgd", 198, eps="1/255", recipe_params={"i": i}) for i in range(7)]
+    assert ranks([*rows(), *small], "fgsm", "pgd linf*") == {"pgd-at": 1, "trades": 2, "standard": 3}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_met"),
+    [
+        ("pgd", False),
+        ("pgd linf*", False),
+        ("pgd*", False),
+        ("pgd*steps=20*", False),
+        ("pgd*max_passes=1*", True),
+        ("pgd[max_passes=1,steps=20]", True),
+    ],
+)
+def test_an_attack_with_a_limit_on_passes_is_meant_only_where_a_pattern_says_so(pattern, is_met):
+    mart = row("mart", "pgd", 199)
+    attack = mart.cell.attack.model_copy(update={"max_passes": 1})
+    cell = mart.cell.model_copy(update={"attack": attack})
+    limited = mart.model_copy(update={"cell": cell, "key": Keys().of(cell)})
+    value = worst([*rows(), limited, row("mart", "fgsm", 199)], pattern)["mart"]
+    assert (value.footnotes == ()) == is_met
+
+
+@pytest.mark.parametrize(
+    ("params", "is_met"),
+    [
+        ({}, True),
+        ({"preset": "tpap"}, True),
+        ({"preset": "tpap", "steps": 1}, False),
+        ({"steps": 1}, False),
+        ({"step_size": "1/255"}, False),
+        ({"rule": "last-iterate"}, True),
+    ],
+)
+def test_a_name_alone_is_the_attack_with_its_usual_parameters(params, is_met):
+    whole = dict(registry.find("attack", "pgd").ref(params).params)
+    results = [*rows(), row("mart", "pgd", 199, attack_params=whole), row("mart", "fgsm", 199)]
+    assert (worst(results, "fgsm", "pgd")["mart"].footnotes == ()) == is_met
+
+
+@pytest.mark.parametrize(("count", "group"), [(6, "L∞ ε=8/255"), (3, "L∞ ε=8/255"), (1, "L∞ ε=1/255")])
 def test_a_plan_and_its_table_rank_under_one_threat(count, group):
     small = [row("mart", name, 199, eps="1/255") for name in ("pgd", "square", "noise", "fab", "fgsm")]
     results = [*small, *rows()[:count]]

@@ -450,3 +450,49 @@ def test_a_withdrawn_result_with_another_outcome_and_the_same_seconds_is_named()
     withdrawal = Withdrawal(sha256=old.sha256, reason="trained on the test images", date=date(2026, 11, 1))
     (line,) = merge.merged(Submissions([old, forged], (withdrawal,), [])).like_withdrawn
     assert line.file == forged.file and "has the seconds of Ada/" in line.why
+
+
+def jpeg(who, share, access, **more):
+    """Return an entry on JPEG over one network of Ada's, attacked by somebody."""
+    return measured(who, 0, share, weights="Ada", step="jpeg", access=access, **more)
+
+
+def test_nobody_else_makes_the_gap_of_a_row_smaller_by_images_of_an_attacker_who_sees_more():
+    own = [jpeg("Ada", 0.6, "static"), jpeg("Ada", 0.2, "adaptive")]
+    (table,), _ = tables(*own)
+    (gap,) = [column.id for column in table.columns if column.kind == "gap"]
+    before = [row.values[gap].number for row in table.rows if gap in row.values]
+    other = jpeg("Sam", 0.2, "static", arrival=2.0)
+    (table,), merged = tables(*own, other)
+    assert [row.values[gap].number for row in table.rows if gap in row.values] == before and before[0] > 0.3
+    assert [each.entry.who for each in merged.differing] == ["Sam"] and merged.survivors == {}
+    # Where the attacker sees the whole defense the lowest number counts, whoever it is by.
+    lower = jpeg("Sam", 0.1, "adaptive", arrival=2.0)
+    _, merged = tables(*own, lower)
+    assert [each.entry.who for each in merged.differing] == ["Ada"]
+
+
+def test_images_of_both_accesses_are_said_to_be_one_measurement():
+    static, adaptive = (
+        entry._replace(images="a" * 64) for entry in (jpeg("Ada", 0.2, "static"), jpeg("Ada", 0.2, "adaptive"))
+    )
+    merged = merge.merged(Submissions([static, adaptive], (), []))
+    (table,) = remarks.said_below(build(merged.ranked), merged).tables
+    said = "standard, adaptive and static: one measurement, with the same adversarial images: pgd L∞ ε=8/255"
+    assert [line for line in table.notes if "one measurement" in line] == [said]
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_said"),
+    [("masked-gradients", False), ("zero-gradient", False), ("weaker-than-noise", False), ("autoattack-reduced", True)],
+)
+def test_of_an_attack_on_somebody_elses_row_only_how_it_was_run_is_believed(flag, is_said):
+    own = [measured("Ada", 0, 0.5)]
+    other = measured("Sam", 0, 0.4, weights="Ada", attack="fgsm", arrival=2.0)
+    flagged = other._replace(result=other.result.model_copy(update={"flags": (flag,)}))
+    merged = merge.merged(Submissions([*own, flagged], (), []))
+    (theirs,) = [each for each in merged.ranked if each.names.attack == "fgsm"]
+    assert (flag in theirs.flags) == is_said
+    mine = own[0]._replace(result=own[0].result.model_copy(update={"flags": (flag,)}))
+    (ranked,) = merge.merged(Submissions([mine], (), [])).ranked
+    assert flag in ranked.flags

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -313,6 +314,7 @@ def test_numbers_that_nobody_repeated_are_marked_and_not_the_best(submissions, t
         assert "not-plausible" in formatted
     page = render.as_html(board, people)
     assert page.count('class="mark solid unproven"') == 1 and page.count('class="mark solid"') == 1
+    assert 'class="rank"' not in page
     rows = json.loads(render.as_json(board, people))["cells"]
     assert sorted(marks <= set(row["flags"]) for row in rows) == [False, True]
 
@@ -326,6 +328,20 @@ def repeated(root, **of_bob):
         known = entry._replace(state="repeated", doubts=(), trained=trained)
         entries.append(known._replace(**of_bob) if entry.who == "Bob" else known)
     return merge.merged(found._replace(entries=entries))
+
+
+def test_the_page_has_ranks_and_says_which_rows_have_none(tmp_path):
+    own = [attacked(STRONG), result("pgd-at", "pgd", recipe="pgd-at", clean=CLEAN, adversarial=WEAK)]
+    alone = result("mart", "fgsm", recipe="mart", clean=CLEAN, adversarial=CLEAN)
+    submit(tmp_path, "ada", *own, alone, who="Ada")
+    found, _ = merged(tmp_path)
+    both = repeated(tmp_path)
+    board = build(both.ranked, policy=Policy(("pgd",)))
+    page = render.as_html(board, render.contributions(found, both))
+    rows = re.findall(r'<i class="rank" title="([^"]*)">([^<]*)</i><span>([^<]*)</span>', page)
+    by = "rank by robust accuracy, worst case, under L∞ ε=8/255"
+    assert [(name, rank) for _, rank, name in rows] == [("mart", "–"), ("pgd-at", "1"), ("standard", "2")]
+    assert [words.removesuffix(", not settled") for words, *_ in rows] == ["no rank", by, by]
 
 
 def survivors(both):

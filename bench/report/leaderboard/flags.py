@@ -90,6 +90,18 @@ OF_ANSWERS = frozenset(
 )
 
 
+#: Those that are about how an attack was run, and not about the function that it attacks.
+OF_RUNS = frozenset(
+    {
+        "autoattack-reduced",
+        "classes-capped",
+        "earlier-attack-failed",
+        "raised-without-passes",
+        "survivors-only",
+        "targeted",
+    }
+)
+
 #: A flag that counts images.
 _OF_TARGET_CLASS = re.compile("([1-9][0-9]{0,8})-of-target-class")
 #: Of a cell that could not be measured, which tables say in a word of their own.
@@ -124,6 +136,11 @@ def in_seeds(results: Sequence[CellResult], flags: Iterable[str] | None = None) 
         count = sum(flag in own for own in seeds.values())
         notes.append(f"{flag} in {count:,} of {len(seeds):,} seeds" if 0 < count < len(seeds) else flag)
     return notes
+
+
+def of_run(flag: str) -> bool:
+    """Say whether a flag is about how an attack was run, and not about the function that it attacks."""
+    return flag in OF_RUNS or _OF_TARGET_CLASS.fullmatch(flag) is not None
 
 
 def unproven(notes: Iterable[str]) -> tuple[str, ...]:

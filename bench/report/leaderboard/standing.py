@@ -21,6 +21,8 @@ class Ranking:
     ranks: tuple[Rank, ...]
     #: Defenses that were to be ranked and of which nothing is known yet.
     waiting: tuple[str, ...] = ()
+    #: The attacks that a row needs, where not all of the table.
+    required: str = ""
 
     def of(self, defenses: Collection[str]) -> Ranking:
         """Return the ranks of some of the defenses, which are among all."""
@@ -42,6 +44,7 @@ def standing(
     accesses: Sequence[Access],
     missing: Mapping[str, int],
     questions: Sequence[Question],
+    required: str = "",
 ) -> Standing:
     """Return the ranks of a table and, in the order of its rows, the answers to its questions.
 
@@ -54,6 +57,7 @@ def standing(
         accesses: those whose rows are ranked.
         missing: how many planned cells are missing, by defense; also of defenses that have none yet.
         questions: what its verdicts and gaps ask.
+        required: the attacks that a row needs, in words, where not all of the table.
     """
     group, rows = next(iter(threats), ""), _ranked(defenses, threats, accesses, missing)
     # A cell that is missing may bring one more of each kind, so what is settled before it comes stays valid.
@@ -64,7 +68,7 @@ def standing(
     place = {defense.name: i for i, defense in enumerate(defenses)}
     in_order = sorted(questions, key=lambda question: place[question.defense])
     return Standing(
-        Ranking(group, tuple(ranks), waiting) if len(ranks) > 1 else None,
+        Ranking(group, tuple(ranks), waiting, required) if len(ranks) > 1 else None,
         tuple(question.answer(least) for question in in_order),
     )
 

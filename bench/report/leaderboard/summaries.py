@@ -350,11 +350,13 @@ class DefenseCells:
 
     def _lacking(self, group: str, accesses: Sequence[Access], attacks: Sequence[str], run: Collection[str]) -> str:
         """Return how many of the attacks that are needed were run, where not all were."""
-        applying = {attack for attack in attacks if self._applies(group, accesses, attack)}
-        if needed := [each & applying for each in self.required.get(group, ()) if each & applying]:
-            met = sum(not each.isdisjoint(run) for each in needed)
-            return f"{met} of {len(needed)} required attacks" if met < len(needed) else ""
-        return f"{len(run)} of {len(applying)} attacks" if len(run) < len(applying) else ""
+        if (sets := self.required.get(group)) is None:
+            applying = [attack for attack in attacks if self._applies(group, accesses, attack)]
+            return f"{len(run)} of {len(applying)} attacks" if len(run) < len(applying) else ""
+        needed = [own for own in sets if not own or any(self._applies(each[0], accesses, each[1]) for each in own)]
+        tried = [{(access, *each) for access, each in product(accesses, own)} for own in needed]
+        met = sum(not own.isdisjoint(self.cells) for own in tried)
+        return f"{met} of {len(needed)} required attacks" if met < len(needed) else ""
 
     def _worst_of_first(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Value:
         """Return the worst case where some cells are not done, on the first images that all have."""

@@ -11,6 +11,7 @@ from itertools import chain
 from statistics import fmean, median
 from typing import Any, Literal, NamedTuple
 
+from bench.anytime import ranking_order
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.flags import Result, is_proven, that_count, unproven
@@ -25,7 +26,7 @@ from bench.report.leaderboard.labels import (
 )
 from bench.report.leaderboard.queries import query_lines
 from bench.report.leaderboard.questions import Answer, questions
-from bench.report.leaderboard.required import ALL_ATTACKS, Policy, Required, required
+from bench.report.leaderboard.required import ALL_ATTACKS, Policy, described, in_order, lacking_lines, required
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.standing import Ranking, standing
 from bench.report.leaderboard.summaries import (
@@ -48,6 +49,7 @@ from bench.store.planned import Count, PlannedTable, table_id
 from bench.types import (
     NORMS,
     Access,
+    AttackRef,
     CellResult,
     DataRef,
     DefenseCost,
@@ -455,11 +457,11 @@ def _table(
         {each: (shortest_name("defense", that_count(own)), defense_params(own[0])) for each, own in by_defense.items()}
     )
     names = {each: rename.get(label, label) for each, label in labels.items()}
-    attack_labels = _attack_labels(counting, threats, common, row_ids)
+    rows_of = {column: {row_ids.of(each.cell) for each in counting[column]} for column in common}
+    attack_labels = _attack_labels(counting, threats, rows_of)
     attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
     needed = required(policy.required, {t: _among(own, t, common) for t, own in attacks.items()}, by_attack)
-    # Tables are ranked by their first threat: that under which the most rows have what a leaderboard asks for.
-    attacks = dict(sorted(attacks.items(), key=lambda each: -_rows_with(needed, each[0], counting, row_ids)))
+    attacks = in_order(attacks, needed, rows_of)
     terms = Terms(conditional_attacks(results, ids), needed, policy.broken_too)
     by_id: dict[str, DefenseSummary] = {}
     for each, own in by_defense.items():
@@ -475,7 +477,8 @@ def _table(
     by_id |= zip(steps, judged, strict=True)
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
     asked = questions((step._replace(row=row) for step, row in zip(purifiers, judged, strict=True)), attacks, waiting)
-    stands = standing(defenses, {group: threats[group] for group in attacks}, RANKED, waiting, list(asked))
+    by = described(needed, attacks)
+    stands = standing(defenses, {each: threats[each] for each in attacks}, RANKED, waiting, list(asked), by)
     first = results[0]
     rows = tuple(chain.from_iterable(_rows(defense, first.cell.data) for defense in defenses))
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
@@ -489,8 +492,8 @@ def _table(
         tuple(verdict_lines(chain.from_iterable(defense.threats for defense in defenses))),
         (
             *filter(None, [called.note]),
-            *_required_lines(needed, attacks),
-            *_notes(results, defenses, protocol=protocol),
+            *lacking_lines(policy.required, needed),
+            *_notes(results, defenses, {r.key: _attack_label(r, attacks, ids) for r in results}, protocol=protocol),
             *_leads([*results, *begun]),
             *_distinctions(labels, {each: own[0] for each, own in by_defense.items()}, rename, _deployed),
             *chain.from_iterable(
@@ -504,23 +507,6 @@ def _table(
         network=called.network,
     )
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
-
-
-def _rows_with(
-    needed: Required, threat: str, results: Mapping[tuple[str, str], Sequence[Measured]], row_ids: RowIds
-) -> int:
-    """Return how many rows have a required attack under a threat."""
-    attacks = set().union(*needed.get(threat, ()))
-    return len({row_ids.of(each.cell) for each in chain.from_iterable(results[threat, each] for each in attacks)})
-
-
-def _required_lines(needed: Required, attacks: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Yield which attacks a row needs before it is ranked, where not all of the table are needed."""
-    for group, sets in needed.items():
-        choices = (" or ".join(sorted(attacks[group][each] for each in own)) for own in sets)
-        are_all = len(set().union(*sets)) == len(attacks[group])
-        rest = "" if are_all else "; what other attacks broke counts where they were run"
-        yield f"ranked under {group} are rows that were attacked with {' and '.join(choices)}{rest}"
 
 
 def _attacked(
@@ -558,23 +544,23 @@ def _waiting(
 def _attack_labels(
     by_attack: Mapping[tuple[str, str], Sequence[Measured]],
     threats: Mapping[str, Threat],
-    common: Collection[tuple[str, str]],
-    row_ids: RowIds,
+    common: Mapping[tuple[str, str], Collection[str]],
 ) -> dict[str, dict[str, str]]:
     """Return the labels of the attacks by their ids, for each threat, in the order of the columns: ``common`` first.
 
-    The threat that comes first, by which tables are ranked, is the one with the most attacked rows of each attack.
+    Args:
+        by_attack: what was measured of each threat and attack.
+        threats: by their texts.
+        common: the rows of those that count for all.
     """
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
     columns = sorted(by_attack, key=lambda each: (each not in common, *column_order(by_attack[each]), each[1]))
     for threat, attack in columns:
         results = by_attack[threat, attack]
         suite[threat][attack] = (shortest_name("attack", results), attack_params(results[0]))
-    counts: Counter[str] = Counter()
-    for threat, attack in common:
-        counts[threat] += len({row_ids.of(each.cell) for each in by_attack[threat, attack]})
+    first = ranking_order(common)
     # Corruptions come last, however many: tables are ranked by what an adversary can do.
-    order = sorted(suite, key=lambda threat: (-counts[threat], _severity(threats[threat])))
+    order = sorted(suite, key=lambda threat: (first.get(threat, (0, 0)), _severity(threats[threat])))
     order.sort(key=lambda threat: threats[threat].norm == "corruption")
     return {threat: unique(suite[threat]) for threat in order}
 
@@ -727,7 +713,9 @@ def _machines(results: Iterable[CellResult]) -> list[str]:
     return sorted({where for machine, device, where in made_by if machine or device not in named})
 
 
-def _notes(results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *, protocol: str) -> Iterator[str]:
+def _notes(
+    results: Sequence[CellResult], defenses: Sequence[DefenseSummary], labels: Mapping[str, str], *, protocol: str
+) -> Iterator[str]:
     data = results[0].cell.data
     suites = any(r.cell.attack and r.cell.attack.after for r in results)
     sets = {r.cell.attack.model_dump_json(): r for r in results if suites and r.cell.attack}
@@ -740,8 +728,9 @@ def _notes(results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *,
         yield f"the {each.n:,} training images are of {each.classes_present} of {each.num_classes} classes"
     if protocol != str(EVALUATION_VERSION):
         yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
-    yield from _budgets_of_passes(results)
-    yield from _targets(results)
+    attacked = [(labels[r.key], attack) for r in results if (attack := r.cell.attack) is not None]
+    yield from _budgets_of_passes(attacked)
+    yield from _targets(attacked)
     if len(machines := _machines(results)) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
     if any(r.provenance.dirty for r in results):
@@ -813,23 +802,23 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     return 1 - before.metrics.accuracy_under_attack
 
 
-def _targets(results: Sequence[CellResult]) -> Iterator[str]:
-    """Yield what surviving a targeted attack is, where there is one."""
-    names = dict.fromkeys(r.names.attack for r in results if r.cell.attack and r.cell.attack.target is not None)
+def _targets(attacked: Iterable[tuple[str, AttackRef]]) -> Iterator[str]:
+    """Yield what surviving a targeted attack is, where there is one, given attacks by their labels."""
+    names = dict.fromkeys(label for label, attack in attacked if attack.target is not None)
     if names:
         yield f"an image survives a targeted attack unless it is given the target class: {', '.join(names)}"
 
 
-def _budgets_of_passes(results: Sequence[CellResult]) -> Iterator[str]:
+def _budgets_of_passes(attacked: Iterable[tuple[str, AttackRef]]) -> Iterator[str]:
     """Yield how many passes an image may take, and under which attacks, where not all of a table have that budget."""
     names: dict[int | None, dict[str, None]] = {}
-    for attack, name in ((r.cell.attack, r.names.attack) for r in results):
-        if attack is not None:
-            names.setdefault(attack.max_passes, {})[name] = None
+    for label, attack in attacked:
+        names.setdefault(attack.max_passes, {})[label] = None
     for most, attacks in names.items():
         if most is not None:
             of = f": {', '.join(attacks)}" if len(names) > 1 else ""
-            yield f"at most {most:,} passes an image, forwards and backwards of the base classifier together{of}"
+            count = f"at most {most:,} pass{'es' * (most != 1)} an image"
+            yield f"{count}, forwards and backwards of the base classifier together{of}"
 
 
 def column_id(group: str, column: str) -> str:

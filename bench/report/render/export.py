@@ -200,7 +200,8 @@ def _ranks(ranking: Ranking | None) -> dict[str, Any]:
     ranks = [
         {"defense": each.name, "rank": each.rank, "settled": each.is_settled, "n": each.n} for each in ranking.ranks
     ]
-    return {"ranked_under": ranking.group, "ranks": ranks, "not_begun": list(ranking.waiting)}
+    required = {"required": ranking.required} if ranking.required else {}
+    return {"ranked_under": ranking.group, **required, "ranks": ranks, "not_begun": list(ranking.waiting)}
 
 
 def _answer(answer: Answer) -> dict[str, Any]:

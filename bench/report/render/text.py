@@ -241,6 +241,7 @@ def _settled_ranks(table: Table) -> list[str]:
         return []
     done, unsettled = (_ranks([rank for rank in ranking.ranks if rank.is_settled is each]) for each in (True, False))
     by = f"by robust accuracy, worst case, under {ranking.group}"
+    by += f", of rows with {ranking.required}" * bool(ranking.required)
     parts = [f"ranks settled at any stop (95 %), {by}: {done or 'none'}"]
     parts.append(f"not settled: {unsettled}" * bool(unsettled))
     parts.append(f"cells missing: {listed(ranking.waiting, _RANKS)}" * bool(ranking.waiting))

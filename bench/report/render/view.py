@@ -182,10 +182,26 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
         "rules": text.first(text.rules(shown), _MAX_RULES, "attacks with a rule"),
         "verdicts": _first(table.verdicts),
         "settled": text.settled(table),
+        "ranks": _ranks(table),
         "notes": _first(table.notes),
         "scatter": cost_scatter,
         "lazy": len(columns) * len(rows) + len(heat) * len(heat_rows) + points + len(legend) <= _MAX_LAZY_NUMBERS,
     }
+
+
+def _ranks(table: Table) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the rank of each row, by defense and access, and what it is in words; empty where nothing is ranked."""
+    if table.ranking is None:
+        return {}
+    ranked = {rank.name: rank for rank in table.ranking.ranks}
+    ranks: dict[tuple[str, str], tuple[str, str]] = {}
+    for row in table.rows:
+        if row.access in RANKED:
+            rank = ranked.get(row.defense)
+            why = "" if rank is None or rank.is_settled else ", not settled"
+            words = f"rank by robust accuracy, worst case, under {table.ranking.group}{why}"
+            ranks[row.defense, row.access] = ("–", "no rank") if rank is None else (str(rank.rank), words)
+    return ranks
 
 
 def _spans(heads: Sequence[Head]) -> list[tuple[str, int]]:

@@ -17,7 +17,8 @@ def broken_too(counting: Iterable[Entry], others: Iterable[Entry]) -> Mapping[st
     """Return the other measurements whose broken images count, by the key of the result that stands for the cell.
 
     Only of the same weights, with every prediction repeated: what nobody repeated shows nothing, and what a defense
-    that draws answered once shows little of what it answers.
+    that draws answered once shows little of what it answers. Nor of attackers that do not see the whole defense: images
+    that break more may be of one that does.
 
     Args:
         counting: the entry that counts of each cell.
@@ -26,12 +27,13 @@ def broken_too(counting: Iterable[Entry], others: Iterable[Entry]) -> Mapping[st
     keys = Keys()
     by_cell: dict[tuple[str, tuple[tuple[str, str], ...]], list[Entry]] = defaultdict(list)
     for entry in others:
-        if entry.state in REPEATED and not _draws(entry) and entry.result.robust_outcomes is not None:
+        if entry.state in REPEATED and _shows(entry):
             by_cell[keys.comparison_key(entry.result.cell), entry.trained].append(entry)
     cells = {first.result.key: (keys.comparison_key(first.result.cell), first.trained) for first in counting}
     return {key: tuple(by_cell[cell]) for key, cell in cells.items() if cell in by_cell}
 
 
-def _draws(entry: Entry) -> bool:
-    metrics = entry.result.metrics
-    return metrics is None or metrics.robust_mean is not None or "randomised" in entry.result.flags
+def _shows(entry: Entry) -> bool:
+    result = entry.result
+    draws = result.metrics is None or result.metrics.robust_mean is not None or "randomised" in result.flags
+    return not draws and result.cell.access in ("white-box", "adaptive") and result.robust_outcomes is not None

@@ -30,6 +30,11 @@ def is_known_as_well(entry: Entry, other: Entry) -> bool:
     return how_known(entry) <= how_known(other)
 
 
-def rank(entry: Entry) -> tuple[object, ...]:
-    """Return by what it is decided which entry of a cell counts: the best known one, then the less flattering one."""
-    return how_known(entry), order(entry)
+def rank(entry: Entry, *, is_of_owner: bool) -> tuple[object, ...]:
+    """Return by what it is decided which entry of a cell counts: the best known one, then the less flattering one.
+
+    Of an attacker that does not see the whole defense first that of those whose row it is: images that break more may
+    be of one that does, and nobody can tell.
+    """
+    is_weaker = entry.result.cell.access in ("static", "transfer") and not is_of_owner
+    return how_known(entry), is_weaker, order(entry)

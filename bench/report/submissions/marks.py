@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from bench.report.leaderboard.flags import CLEAN_DIFFERS, DIFFERS, NO_OP, OF_TABLES
-from bench.report.leaderboard.soundness import MISLEADING
+from bench.report.leaderboard.flags import CLEAN_DIFFERS, DIFFERS, NO_OP, OF_TABLES, of_run
 from bench.report.submissions import weights
 from bench.report.submissions.known import is_known_as_well
 from bench.report.submissions.read import REPEATED, Entry
@@ -17,11 +16,11 @@ _UNCHANGED = 1e-5
 def stated_flags(entry: Entry, groups: weights.Groups) -> frozenset[str]:
     """Return the flags that a file states and that count.
 
-    None of those that tables give. That a network misleads attacks nobody can check, so only those whose row it is
-    may say so.
+    None of those that tables give. What an attack met on a network, such as gradients that mislead it, nobody can
+    check, so only those whose row it is may say so.
     """
-    not_counting = OF_TABLES if groups.is_of_owner([entry]) else OF_TABLES | MISLEADING
-    return frozenset(entry.result.flags) - not_counting
+    is_own = groups.is_of_owner([entry])
+    return frozenset(flag for flag in entry.result.flags if is_own or of_run(flag)) - OF_TABLES
 
 
 def flags_by_others(first: Entry, others: Iterable[Entry]) -> set[str]:

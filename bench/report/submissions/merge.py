@@ -107,7 +107,7 @@ def _counted(entries: Iterable[Entry]) -> tuple[list[Counting], list[Differing]]
         if not candidates:
             differing += (Differing(entry, None, groups.why(entry)) for entry in own)
             continue
-        first = min(candidates, key=rank)
+        first = min(candidates, key=lambda entry: rank(entry, is_of_owner=groups.is_of_owner([entry])))
         agreeing = [entry for entry in candidates if outcomes_of(entry) == outcomes_of(first)]
         agree = set(map(id, agreeing))
         others = [entry for entry in own if id(entry) not in agree]

@@ -67,24 +67,30 @@ def _fingerprints(own: Iterable[Entry]) -> set[str]:
 
 
 def _one_measurement(board: Board, shown: Mapping[str, tuple[Entry, ...]]) -> Iterator[str]:
-    """Yield which attacks or budgets of a row have the same adversarial images, where honest ones would not."""
-    alike: dict[tuple[str, str, int, str], dict[str, CellResult]] = defaultdict(dict)
+    """Yield which attacks, budgets or accesses of a row have the same adversarial images, where honest ones do not."""
+    alike: dict[tuple[str, int, str], dict[str, CellResult]] = defaultdict(dict)
     for key, own in shown.items():
         result = own[0].result
         if _has_images_of_its_own(result):
             for images in {entry.images for entry in own if entry.images}:
-                alike[board.labels[key][0], result.cell.access, result.cell.seed, images][key] = result
+                alike[board.labels[key][0], result.cell.seed, images][key] = result
     lines: dict[str, None] = {}
-    for (label, access, _, _), results in alike.items():
-        threats = {key: threat_text(r.cell.attack.threat) for key, r in results.items() if r.cell.attack}
-        # Where every image breaks, an attack that stops at these ends alike however long it might have run.
-        has_survivors = any(r.metrics and r.metrics.accuracy_under_attack for r in results.values())
-        if len(results) > 1 and (len(set(threats.values())) > 1 or has_survivors):
-            names = sorted(f"{board.labels[key][1]} {threat}" for key, threat in threats.items())
-            lines[f"{label}, {access}: one measurement, with the same adversarial images: {listed(names, _NAMED)}"] = (
-                None
-            )
+    for (label, _, _), results in alike.items():
+        lines |= dict.fromkeys(_alike(board, label, results))
     yield from lines
+
+
+def _alike(board: Board, label: str, results: Mapping[str, CellResult]) -> Iterator[str]:
+    """Yield a line where cells of a row, which have the same adversarial images, are of several attacks or accesses."""
+    threats = {key: threat_text(r.cell.attack.threat) for key, r in results.items() if r.cell.attack}
+    # Where every image breaks, an attack that stops at these ends alike however long it might have run.
+    has_survivors = any(r.metrics and r.metrics.accuracy_under_attack for r in results.values())
+    if len(results) < 2 or not (len(set(threats.values())) > 1 or has_survivors):
+        return
+    accesses = sorted({r.cell.access for r in results.values()})
+    names = sorted({f"{board.labels[key][1]} {threat}" for key, threat in threats.items()})
+    where = f"{label}, {' and '.join(accesses)}"
+    yield f"{where}: one measurement, with the same adversarial images: {listed(names, _NAMED)}"
 
 
 def _has_images_of_its_own(result: CellResult) -> bool:
