@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 #: Calls in a row that are refused before some are answered the other way round.
 _PATIENCE = 100
+#: An attack that asks for at most this share of its passes more has run whole: APGD takes one forward more than two
+#: passes a step.
+_SPARE = 0.01
+#: Note of an attack that images survived whose passes ended before it had run whole on them.
+RAN_OUT = "ran-out-of-passes"
 
 
 class Exhausted(BaseException):
@@ -38,6 +43,10 @@ class PassBudget:
     With an eps the best iterate is the one within the threat whose margin is largest: of several successes the
     clearest, since static images are judged by another function than the attacked one. Without an eps it is the
     success nearest to the image.
+
+    Once no image may be seen again, the attack may ask for a hundredth of its passes more, of which it gets none. If it
+    returns by then it has run whole; else it is ended. The note :data:`RAN_OUT` says that an image stood on which it
+    had not run whole. With a random function every image stands, as far as an attack can know.
 
     Args:
         passes: forwards and backwards of the base classifier that an image may take.
@@ -73,6 +82,9 @@ class PassBudget:
         self._best_score = truth.images.new_full((len(truth.images),), -torch.inf)
         self._broken = torch.zeros_like(truth.labels, dtype=torch.bool)
         self._refused = torch.zeros_like(self._broken)
+        self._passes_refused = torch.zeros_like(truth.labels)
+        self._has_ended = False
+        self._calls_since = 0
         self._goals: Tensor | None = None
         self._batch: Tensor | None = None
         self._idle_calls = 0
@@ -82,6 +94,10 @@ class PassBudget:
         self._goals = goals
         self._best_score.fill_(-torch.inf)
         self._broken.fill_(False)
+
+    def fits(self, rows: Tensor, passes: int) -> Tensor:
+        """Return which elements of ``rows`` (N,), images that may occur several times, may take so many passes more."""
+        return torch.zeros_like(rows, dtype=torch.bool) if self._has_ended else self._meter.fits(rows, passes)
 
     def rows_of(self, nearest: Tensor) -> Tensor:
         """Return which clean image each of a library's batch comes from (N,), given the nearest ones.
@@ -119,7 +135,7 @@ class PassBudget:
             Exhausted: no image of the attack may be seen again.
             MethodError: passes were more than stated.
         """
-        fits = self._meter.fits(rows, passes)
+        fits = self.fits(rows, passes)
         if bool(fits.all()):
             return self._evaluated(x, rows, slice(None), evaluate, tracked=tracked)
         chosen = fits.nonzero()[:, 0]
@@ -130,7 +146,7 @@ class PassBudget:
             logits = self._reversed(logits, rows)
         if torch.is_grad_enabled() and x.requires_grad:
             logits = logits + 0.0 * x.flatten(1)[:, :1]
-        self._refuse(rows[~fits])
+        self._refuse(rows[~fits], passes)
         return logits if evaluated is None else logits.index_put((chosen,), evaluated)
 
     def _evaluated(
@@ -170,14 +186,19 @@ class PassBudget:
         """
 
         def run(x: Tensor, y: Tensor, threat: Threat) -> object:
+            is_whole = False
             try:
                 returned = attack(x, y, threat)
+                is_whole = True
             except Exhausted:
-                return self._best
+                pass
             except Exception:
                 if not bool(self._refused.any()):
                     raise
-                self.notes.append("raised-without-passes")
+                if not self._has_ended:
+                    self.notes.append("raised-without-passes")
+            self.notes.extend([RAN_OUT] if bool(self._ran_out(is_whole=is_whole).any()) else [])
+            if not is_whole or self._has_ended:
                 return self._best
             if not isinstance(returned, Tensor) or returned.shape != self._best.shape:
                 return returned
@@ -188,8 +209,20 @@ class PassBudget:
 
         return run
 
-    def _refuse(self, rows: Tensor) -> None:
-        """Refuse a pass of some images.
+    def refuse_gradient(self, rows: Tensor, passes: int) -> None:
+        """Count passes that a gradient takes beyond an evaluation as refused, of images that were to have one."""
+        self._passes_refused.index_add_(0, rows, torch.full_like(rows, passes))
+
+    def _ran_out(self, *, is_whole: bool) -> Tensor:
+        """Return the images (N,) that stand, on which an attack that returned, or did not, has not run whole."""
+        stands = ~self._broken if not self._random else torch.ones_like(self._broken)
+        if is_whole:
+            return stands & (self._passes_refused > _SPARE * self.passes)
+        rows = torch.arange(len(stands), device=stands.device)
+        return stands & (self._refused | ~self._meter.fits(rows, 1))
+
+    def _refuse(self, rows: Tensor, passes: int) -> None:
+        """Refuse some images the passes that each was to take.
 
         Raises:
             Exhausted: none may be seen again. Where an eps is given each has an iterate to return by then: an attack
@@ -198,13 +231,22 @@ class PassBudget:
         if self._check is not None:
             self._check()
         self._refused[rows] = True
-        over = self._refused | ~self._meter.fits(torch.arange(len(self._refused), device=rows.device), 1)
+        self._passes_refused.index_add_(0, rows, torch.full_like(rows, passes))
+        if not self._has_ended:
+            self._has_ended = self._is_over()
+        self._calls_since += self._has_ended
+        is_cut = self._has_ended and bool(self._ran_out(is_whole=True).any())
+        if is_cut or self._calls_since > _SPARE * self.passes:
+            raise Exhausted
+
+    def _is_over(self) -> bool:
+        """Say whether no image may be seen again."""
+        over = self._refused | ~self._meter.fits(torch.arange(len(self._refused), device=self._refused.device), 1)
         if self._threat.eps is not None:
             over &= self._best_score > -torch.inf
             if not self._random:
                 over |= self._broken
-        if bool(over.all()):
-            raise Exhausted
+        return bool(over.all())
 
     def _reversed(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return logits that are wrong where those given are right, and right where they are wrong."""

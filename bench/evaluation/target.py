@@ -483,7 +483,7 @@ class NetworkTarget:
             return self._gradient(loss, x, s, *args)
         rows, at = self._rows[s], self._at(s)
         passes = self._passes().gradient + (self._passes().forward if self._confirms else 0)
-        fits = self._meter.fits(rows, passes * self._draws_averaged)
+        fits = self._budget.fits(rows, passes * self._draws_averaged)
         if bool(fits.all()):
             gradient = self._gradient(loss, x, s, *args)
             self._budget.note(x, gradient.logits, rows, tracked=self._tracked)
@@ -497,6 +497,7 @@ class NetworkTarget:
             for whole, own in zip((grad, logits, values), part, strict=True):
                 whole[paid] = own
         rest = (~fits).nonzero()[:, 0]
+        self._budget.refuse_gradient(rows[rest], (passes - self._passes().forward) * self._draws_averaged)
         logits[rest] = self._within_budget(x[rest], at[rest], self._shown)
         with torch.no_grad():
             values[rest] = loss(logits[rest], *(arg[rest] for arg in args))

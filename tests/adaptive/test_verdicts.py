@@ -139,6 +139,8 @@ def test_a_failed_attack_matters_only_where_none_does_better():
     assert unsound([(0.9, {"no-op"}), (0.2, set())]) == ()
     assert unsound([(0.9, {"no-op"}), (0.9, {"weaker-than-noise"})]) == ("no-op", "weaker-than-noise")
     assert unsound([(0.2, {"no-op"}), (0.2, set())]) == ()
+    assert unsound([(0.9, set()), (0.2, {"ran-out-of-passes"})]) == ("ran-out-of-passes",)
+    assert unsound([(0.2, set()), (0.9, {"ran-out-of-passes"})]) == ()
     assert unsound([(0.9, {"zero-gradient"}), (0.2, {"randomised"})]) == ("zero-gradient",)
 
 
@@ -277,6 +279,20 @@ def test_attacks_that_failed_deny_nothing():
     assert reasons(noise, *weak, stepped("apgd-ce", 120), *QUERIES) == (ONE_LENGTH,), "weaker than noise"
     broken = stepped("apgd-ce", 120, attack_params={"steps": 50}, status="failed")
     assert reasons(*GRADIENTS, *QUERIES, broken) == ("1 of its attacks failed",)
+
+
+def test_attacks_that_their_budget_of_passes_ended_deny_nothing():
+    def ended(*cells):
+        return [
+            attacked_with(each, max_passes=30).model_copy(update={"flags": ("ran-out-of-passes",)}) for each in cells
+        ]
+
+    assert reasons(*ended(*GRADIENTS), *QUERIES) == ("its gradient attacks ran out of passes",)
+    assert reasons(*GRADIENTS, *ended(*QUERIES)) == ("its black-box attacks ran out of passes",)
+    assert reasons(*ended(GRADIENTS[0]), GRADIENTS[1], *QUERIES) == (ONE_LENGTH,)
+    # Beside whole ones one that was ended does no harm, unless it leaves least.
+    assert reasons(*GRADIENTS, *QUERIES, *ended(stepped("apgd-ce", 125))) == ()
+    assert reasons(*GRADIENTS, *QUERIES, *ended(stepped("apgd-ce", 110))) == ("ran-out-of-passes",)
 
 
 def test_every_seed_needs_the_suite():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.api import MethodError, Threat
-from bench.evaluation.budget import PassBudget
+from bench.evaluation.budget import RAN_OUT, PassBudget
 from bench.evaluation.defense import deploy
 from bench.evaluation.target import Meter, NetworkTarget, Truth
 from bench.keys import EVALUATION_VERSION, attack_key, identity, key_of, seed_of
@@ -66,17 +66,19 @@ def attacked(
     ref = None if step is None else registry.find("test-time", step).ref({})
     defense = deploy(net, ref)
     defense.seed("defense")
+    with torch.no_grad():
+        classes = case.net(case.x[:1]).shape[1]
     with torch.random.fork_rng(devices=[]), frozen(net), Meter(net, len(case.x), None, most) as meter:
         seed_generators(0)
         budget = None
         if most is not None:
-            budget = PassBudget(most, meter, truth, threat, 10, random=defense.draws is not None)
+            budget = PassBudget(most, meter, truth, threat, classes, random=defense.draws is not None)
         target = NetworkTarget(
             *(defense.surrogate, meter, torch.arange(len(case.x))),
             base=net,
             smooth=(lambda tau: net) if step is None else defense.smooth,
             seed=0,
-            num_classes=10,
+            num_classes=classes,
             batch=64,
             truth=truth,
             draws=defense.draws,
@@ -91,7 +93,12 @@ def attacked(
 
         images = (run if budget is None else budget.ending(run))(case.x.clone(), case.y, threat)
         assert isinstance(images, Tensor)
-        return Attacked(images, net.count, meter.forwards_of + meter.backwards_of, target.notes)
+        return Attacked(
+            images,
+            net.count,
+            meter.forwards_of + meter.backwards_of,
+            [*target.notes, *(budget.notes if budget else [])],
+        )
 
 
 def first(case: Case, n: int) -> Case:
@@ -182,3 +189,62 @@ def test_a_budget_is_part_of_the_key_and_no_part_of_the_seed() -> None:
     assert "max_passes" not in ref.model_dump_json()
     assert attack_key(ref) != attack_key(budgeted) == key_of(identity(budgeted), version=EVALUATION_VERSION)
     assert seed_of(ref) == seed_of(budgeted)
+
+
+class Far(nn.Module):
+    """Linear logits of two classes that no change within an eps of 1/100 makes equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.far = nn.Parameter(torch.tensor(9.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([mean, mean - self.far], 1)
+
+
+def flagged(net: nn.Module, name: str, most: int, *, label: int = 0, **parameters: Any) -> list[str]:
+    x = torch.full((3, 1, 6, 6), 0.5)
+    case = Case(net.eval(), x, torch.full((3,), label))
+    return attacked(case, name, Threat(eps="1/100"), most, **parameters).notes
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "parameters", "most"),
+    [
+        ("pgd", {"steps": 10}, 20),
+        ("mi-fgsm", {"steps": 10}, 20),
+        ("square", {"queries": 30}, 30),
+        # One forward more than two passes a step: within a hundredth of its passes.
+        ("apgd-ce", {"steps": 100}, 201),
+        ("apgd-ce", {"steps": 100}, 200),
+        ("noise", {}, 1),
+    ],
+)
+def test_an_attack_whose_passes_suffice_has_no_flag(
+    name: str, parameters: dict[str, Any], most: int, label: int
+) -> None:
+    assert RAN_OUT not in flagged(Far(), name, most, label=label, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "most"),
+    [
+        ("pgd", {"steps": 10}, 18),
+        ("pgd", {"steps": 10}, 19),
+        ("mi-fgsm", {"steps": 10}, 18),
+        ("square", {"queries": 30}, 29),
+        ("apgd-ce", {"steps": 100}, 197),
+        ("apgd-ce", {"steps": 10}, 20),
+        ("cascade", {}, 150),
+        ("autoattack", {"version": "standard"}, 300),
+    ],
+)
+def test_one_whose_passes_end_has_one_where_images_stand_and_none_where_all_are_broken(
+    name: str, parameters: dict[str, Any], most: int
+) -> None:
+    if name in ("cascade", "autoattack"):
+        pytest.importorskip("pyautoattack")
+    assert RAN_OUT in flagged(Far(), name, most, **parameters)
+    assert RAN_OUT not in flagged(Far(), name, most, label=1, **parameters)

@@ -125,11 +125,12 @@ def of_images(n, share=0.5):
         (of_images(1000), "AutoAttack was run on 1,000 images, and RobustBench asks for 10,000"),
         (shortened(steps=20, queries=200), "with steps 20 instead of 100, queries 200 instead of 5,000"),
         (shortened(version="plus"), "AutoAttack was run in its version plus"),
+        (full(range(5000), flags=("ran-out-of-passes",)), "AutoAttack ran out of passes (max_passes)"),
         (full(range(5000), flags=("randomised",)), "AutoAttack was run in its version rand"),
         (after_another(), "only on images that earlier attacks had left"),
         (full(range(5000), step="jpeg", access="adaptive", attack="pgd"), "AutoAttack was not run by an adaptive"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_only_standard_autoattack_on_all_images_is_called_so(run, why):
     made = robustbench.model_cards(build([run]))

@@ -61,6 +61,7 @@ MEANINGS: Mapping[str, str] = {
     "not-deterministic": "answers differ from call to call with the same draws",
     "probabilities": "the defense returns probabilities, which flatten the losses",
     "raised-without-passes": "the attack raised an error once images had no passes left: each keeps its best iterate",
+    "ran-out-of-passes": "images stood when their passes ended (max_passes), before the attack had run whole on them",
     "randomised": "the defense draws random numbers: other draws differ within chance",
     "robust-overfitting": "in training, accuracy under attack fell on test images while it rose on training images",
     "steps-not-converged": "the longest run of an attack still broke more than a shorter one",

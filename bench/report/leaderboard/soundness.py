@@ -36,8 +36,11 @@ MISLEADING = frozenset(
     }
 )
 
-#: Flags that say that one attack failed. They matter where no other attack does better.
-FAILING = frozenset({"loss-not-rising", "no-op", "weaker-than-noise"})
+#: The flag of an attack whose passes ended before it had run whole on images that stood.
+RAN_OUT = "ran-out-of-passes"
+
+#: Flags that say that one attack failed, or was ended. They matter where no other attack does better.
+FAILING = frozenset({"loss-not-rising", "no-op", RAN_OUT, "weaker-than-noise"})
 
 #: AutoAttack's threshold: a black-box attack that breaks more than this beyond the gradient attacks shows masking.
 _BLACK_BOX_EXTRA = 0.002

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from bench.report.leaderboard.soundness import families, needs
+from bench.report.leaderboard.soundness import RAN_OUT, families, needs
 from bench.stats import Interval
 from bench.types import CellResult, Measured
 
@@ -35,6 +35,7 @@ class _Reasons(NamedTuple):
     none: str
     not_averaged: str
     failed: str
+    ended: str
     one_length: str
     short: str
 
@@ -44,6 +45,7 @@ _LACKING = {
         none="no adaptive gradient attack",
         not_averaged="the gradients of a random defense were not averaged (eot = 1)",
         failed="its gradient attacks failed",
+        ended="its gradient attacks ran out of passes",
         one_length="gradient attacks at one length only",
         short=f"no gradient attack of {FEWEST_STEPS} steps or more",
     ),
@@ -51,6 +53,7 @@ _LACKING = {
         none="no black-box attack at two lengths",
         not_averaged="the answers of a random defense were not averaged in black-box attacks (eot = 1)",
         failed="its black-box attacks failed",
+        ended="its black-box attacks ran out of passes",
         one_length="no black-box attack at two lengths",
         short=f"no black-box attack of {FEWEST_QUERIES} queries or more",
     ),
@@ -86,8 +89,9 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     - no AutoAttack that was shortened.
 
     Whether the longest run of each has converged is a separate flag, ``steps-not-converged``. An attack that did worse
-    than noise, changed nothing or never lowered a margin does not count; neither does a targeted one, or one that reads
-    something unknown (:func:`bench.report.leaderboard.soundness.needs`). AutoAttack is one attack of one length.
+    than noise, changed nothing or never lowered a margin does not count; neither does one that ``max_passes`` ended on
+    images that stood, a targeted one, or one that reads something unknown
+    (:func:`bench.report.leaderboard.soundness.needs`). AutoAttack is one attack of one length.
 
     Args:
         results: all cells of the defense under the threat, with the flags of
@@ -121,13 +125,16 @@ def _short_of(kind: Literal["gradient", "black box"], attacked: Sequence[CellRes
     effort, least = ("steps", FEWEST_STEPS) if kind == "gradient" else ("queries", FEWEST_QUERIES)
     averaged = [r for r in attacked if not _is_random(r) or _eot(r) > 1]
     working = [r for r in averaged if not _has_failed(r)]
-    pairs = [runs for by, runs in families(working) if _length(runs[-1], by) >= LONGER * _length(runs[0], by)]
+    whole = [r for r in working if RAN_OUT not in r.flags]
+    pairs = [runs for by, runs in families(whole) if _length(runs[-1], by) >= LONGER * _length(runs[0], by)]
     if not attacked:
         return [reasons.none]
     if not averaged:
         return [reasons.not_averaged]
     if not working:
         return [reasons.failed]
+    if not whole:
+        return [reasons.ended]
     if not pairs:
         return [reasons.one_length]
     return [] if any(_length(runs[-1], effort) >= least for runs in pairs) else [reasons.short]

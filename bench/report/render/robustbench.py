@@ -36,7 +36,7 @@ from typing import Any
 from bench.keys import EVALUATION_VERSION, sha256_hex
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard.corruption_error import is_imagenet
-from bench.report.leaderboard.soundness import unsound
+from bench.report.leaderboard.soundness import RAN_OUT, unsound
 from bench.report.leaderboard.summaries import ACCESSES, EXCLUDE_SEED, ThreatSummary
 from bench.report.leaderboard.tables import RANKED, Board, Table
 from bench.report.render import text
@@ -441,6 +441,8 @@ def _shortfall(result: CellResult, images: int) -> str:
     if other:
         told = ", ".join(f"{name} {_as_html(str(params.get(name)))} instead of {_STANDARD[name]:,}" for name in other)
         return f"AutoAttack was run with {told}"
+    if RAN_OUT in result.flags:
+        return "AutoAttack ran out of passes (max_passes)"
     if attack.after:
         return "AutoAttack was run only on images that earlier attacks had left (worst-case mode)"
     if result.cell.data.n < images:
