@@ -19,7 +19,7 @@ from bench.evaluation.goals import ANY, goals_of, joined
 from bench.evaluation.precision import is_led_in_bf16
 from bench.evaluation.predict import Answer, ask, predict
 from bench.evaluation.replays import Replays
-from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
+from bench.evaluation.target import NO_GRADIENT, Meter, NetworkTarget, Truth, auto_batch, set_oracle_labels
 from bench.keys import derive_seed
 from bench.models.bf16 import LeadingBf16
 from bench.models.logits import round_off
@@ -181,7 +181,7 @@ def _attack(
             budget=budget,
         )
         aimed, choosing = _aimed(target, ref, x, y, budget)
-        attack = partial(method, aimed)
+        attack = partial(_explained, partial(method, aimed), step.surrogate, meter)
         x_adv, seconds = _timed(attack if budget is None else budget.ending(attack), x, y, ref, check)
     # Images that still require gradients make torch warn wherever one of their values is read.
     x_adv = x_adv.detach() if isinstance(x_adv, Tensor) else x_adv
@@ -254,6 +254,33 @@ def _aimed(
         budget.aim(goals)
     synchronize(x.device)
     return target.towards(goals), time.perf_counter() - started
+
+
+def _explained(
+    attack: Callable[[Tensor, Tensor, Threat], object],
+    function: nn.Module,
+    meter: Meter,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+) -> object:
+    """Run an attack on a function.
+
+    Raises:
+        MethodError: it failed for want of a gradient, and the function has none.
+    """
+    try:
+        return attack(x, y, threat)
+    except RuntimeError as error:
+        # torch's words, where an attack or a library differentiates by itself.
+        if "does not require grad" not in str(error):
+            raise
+        set_oracle_labels(function, y[:1])
+        with torch.enable_grad(), meter.recording():
+            has_none = not function(x[:1].clone().requires_grad_()).requires_grad
+        if has_none:
+            raise MethodError(NO_GRADIENT) from error
+        raise
 
 
 def _timed(

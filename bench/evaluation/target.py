@@ -60,6 +60,13 @@ class _Tally:
         return self._counts
 
 
+#: Why an attack by gradients cannot run, and what to do.
+NO_GRADIENT = (
+    "no gradient reaches the images: the attacked function detaches them or computes outside of torch; make it a "
+    "test-time step whose surrogate has a gradient (BPDA: docs/add-a-defense.md), or attack without gradients (square, rays)"
+)
+
+
 class Meter:
     """Counts the images that a classifier sees forwards and backwards.
 
@@ -688,7 +695,7 @@ class NetworkTarget:
             logits = self._answer(images, labels)
             values = loss(logits, *args)
             if not values.requires_grad:
-                raise MethodError("no gradient reaches the images: the attacked function detaches them")
+                raise MethodError(NO_GRADIENT)
             (grad,) = torch.autograd.grad(values.sum(), images)
         return grad, logits.detach(), values.detach()
 

@@ -111,11 +111,14 @@ def _attack_ref(work: Work) -> AttackRef:
     """Return the one adversarial set of a plan: on the test-time step, if there is one.
 
     Raises:
-        UsageError: the plan has several, as a list of parameters gives.
+        UsageError: the plan has several, as a list of parameters gives, or it can only fail.
     """
     cells = [planned.cell for planned in work.plan.cells if planned.cell.attack is not None]
     own = [cell for cell in cells if cell.step is not None] or cells
     sets = {attack_key(cell.attack): cell.attack for cell in own if cell.attack is not None}
+    why = next(filter(None, map(work.why_not, own)), None)
+    if why is not None:
+        raise UsageError(why)
     if len(sets) != 1 or len({cell.step for cell in own}) != 1:
         raise UsageError("one attack on one function is run at a time: give no lists of parameters")
     return next(iter(sets.values()))

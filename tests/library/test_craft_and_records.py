@@ -137,3 +137,47 @@ def test_a_diffusion_purifier_takes_its_score_from_a_file(net, digits, tmp_path)
     assert torch.equal(bench.attack(purifier, x, y, "pgd", steps=2, eot=2, **named), kept)
     with pytest.raises(UsageError, match="'denoiser' is trained on images, and these were handed over without any"):
         bench.attack("diffusion", x, y, "pgd", steps=2, **named)
+
+
+class Detached(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).detach()
+
+
+def own(target, x, y, threat):
+    """Asks for the gradient of something that has none, by itself."""
+    images = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad((target(images) * 0).detach().sum(), images)
+    return x + grad
+
+
+@pytest.mark.parametrize("use", ["pgd", "cascade", "autoattack", "torchattacks:PGD", "advlib:apgd"])
+@pytest.mark.parametrize("most", [None, 40])
+def test_a_network_without_a_gradient_is_one_line_that_says_what_to_do(net, digits, use, most):
+    package = {"torchattacks": "torchattacks", "advlib": "adv_lib"}.get(use.partition(":")[0], "pyautoattack")
+    pytest.importorskip(package)
+    x = digits[0][:6]
+    y = net(x).argmax(1)
+    limit = {} if most is None else {"max_passes": most}
+    with pytest.raises(MethodError, match="no gradient reaches the images: .* whose surrogate has .*square, rays"):
+        bench.attack(Detached(net), x, y, use, eps="8/255", device="cpu", **limit)
+    bench.attack(Detached(net), x, y, "square", queries=5, eps="8/255", device="cpu", **limit)
+
+
+def test_an_attack_that_loses_the_gradient_itself_keeps_its_own_error(net, digits):
+    x, y = digits[0][:6], digits[1][:6]
+    with pytest.raises(Exception, match="does not require grad") as error:
+        bench.attack(net, x, y, own, eps="8/255", device="cpu")
+    assert "no gradient reaches" not in str(error.value)
+
+
+@pytest.mark.parametrize("use", ["cascade", "pgd", "autoattack"])
+def test_images_of_one_class_are_one_line_as_they_are_in_a_table(digits, use):
+    one = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    line = f"{use} needs 2 classes or more, and the images have 1"
+    with pytest.raises(UsageError, match=line):
+        bench.attack(one, digits[0][:5], torch.zeros(5, dtype=torch.int64), use, eps="8/255", device="cpu")
