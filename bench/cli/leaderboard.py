@@ -264,9 +264,8 @@ def _require_attacks(board: Board, patterns: Sequence[str]) -> None:
     """Raises UsageError: nothing is called what a row is to be attacked with."""
     from bench.report.leaderboard.view import unmatched_attacks
 
-    lacking, known = unmatched_attacks(board, patterns)
-    if lacking and board.results:
-        raise UsageError(f"--require {lacking[0]}: no result is of an attack of that name; there are {known or 'none'}")
+    if board.results and (lacking := unmatched_attacks(board, patterns)):
+        raise UsageError(lacking[0])
 
 
 def _receipts(args: argparse.Namespace) -> Counted | None:

@@ -52,9 +52,9 @@ def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
         print(visible(f"note: {', '.join(folders)} are of one name, {who}, and count as one person"), file=sys.stderr)
     for gone in (each.withdrawal.sha256 for each in merged.withdrawn if each.entry is None):
         print(f"note: withdrawn.toml: SHA-256 {gone} is that of no result that is read", file=sys.stderr)
-    for pattern in unmatched_attacks(board, args.require)[0]:
+    for line in unmatched_attacks(board, args.require):
         # Nobody may have sent such results yet.
-        print(visible(f"note: --require {pattern}: no result is of an attack of that name"), file=sys.stderr)
+        print(visible(f"note: {line}"), file=sys.stderr)
     unreported = sum(entry.is_unreported for entry in found.entries)
     if args.verified is not None and unreported:
         of = f"{unreported:,} of {len(found.entries):,} results: verify {args.submissions} --out {args.verified}"

@@ -147,7 +147,7 @@ def test_the_attacks_that_a_row_needs_are_named_in_the_workflow(folder, leaderbo
         code, log, workspace = leaderboard.job("build")
         page = (workspace / "site" / "index.html").read_text(encoding="utf-8")
         assert code == 0, log
-        assert re.findall("note: --require (.*): no result is of an attack of that name", log) == lacking
+        assert re.findall("note: --require (.*): no result is of such an attack", log) == lacking
         assert re.findall("no row is ranked: a row needs an attack (.*?), and none here", page) == lacking
 
 

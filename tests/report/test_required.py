@@ -142,7 +142,12 @@ def test_a_row_needs_every_pattern_wherever_it_lies():
 
 def test_rows_of_another_budget_do_not_take_the_ranks():
     small = [row(f"van-{i}", "pgd", 198, eps="1/255", recipe_params={"i": i}) for i in range(7)]
-    assert ranks([*rows(), *small], "fgsm", "pgd linf*") == {"pgd-at": 1, "trades": 2, "standard": 3}
+    expected = {"pgd-at": 1, "trades": 2, "standard": 3}
+    for patterns in (("fgsm", "pgd linf*"), ("fgsm", "pgd*"), ("pgd*",), ("fgsm linf*", "pgd linf eps=8/255")):
+        known = ranks([*rows(), *small[:2]], *patterns)
+        assert {name: known[name] for name in expected} == expected
+    # Nor where nobody has all that is asked for: then nobody is ranked.
+    assert ranks([*rows(), *small], "fgsm", "square") is None
 
 
 @pytest.mark.parametrize(
@@ -205,8 +210,10 @@ def store(tmp_path):
     [
         (
             ["--require", "autoatack"],
-            "--require autoatack: no result is of an attack of that name; there are fgsm; pgd",
+            "--require autoatack: no result is of such an attack with its usual parameters; there are fgsm; pgd",
         ),
+        (["--require", "pgd linf eps=1/255"], "there are pgd[steps=20]"),
+        (["--require", " "], "--require: a pattern is empty"),
         (["--require", "pgd", "--paper"], "leave out --paper"),
         (["--require", "pgd", "--eps", "1/255"], "leave out --eps"),
         (["--require", "pgd", "--format", "robustbench"], "leave out --format robustbench"),

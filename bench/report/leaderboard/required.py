@@ -73,7 +73,7 @@ def required(
 def in_order(
     attacks: Mapping[str, dict[str, str]], needed: Required, rows: Mapping[Column, Collection[str]]
 ) -> dict[str, dict[str, str]]:
-    """Return the attacks of each threat, first of that under which the most rows have all that they need.
+    """Return the attacks of each threat, first of those under which some row has all that it needs.
 
     Tables are ranked by their first threat.
 
@@ -82,13 +82,15 @@ def in_order(
         needed: what a row needs.
         rows: those of each column that counts.
     """
-    return dict(sorted(attacks.items(), key=lambda each: -_complete(needed.get(each[0], ()), rows)))
+    return dict(
+        sorted(attacks.items(), key=lambda each: (each[0] not in needed, not _complete(needed.get(each[0], ()), rows)))
+    )
 
 
-def _complete(sets: Iterable[Collection[Column]], rows: Mapping[Column, Collection[str]]) -> int:
-    """Return how many rows have one column of each set."""
+def _complete(sets: Iterable[Collection[Column]], rows: Mapping[Column, Collection[str]]) -> set[str]:
+    """Return the rows that have one column of each set."""
     met = [set(chain.from_iterable(rows[column] for column in columns)) for columns in sets]
-    return len(set.intersection(*met)) if met else 0
+    return set.intersection(*met) if met else set()
 
 
 def described(needed: Required, attacks: Mapping[str, Mapping[str, str]]) -> str:
@@ -153,10 +155,19 @@ def _has_usual_parameters(attack: MethodRef) -> bool:
     return any(all(key in own and str(own[key]) == str(value) for key, value in given.items()) for own in usual)
 
 
-def unmatched(patterns: Iterable[str], attacks: Iterable[tuple[str, Measured]]) -> Iterator[str]:
-    """Yield the patterns that match no attack of some results, which are given with its labels."""
+def unmatched(patterns: Iterable[str], attacks: Iterable[tuple[str, Measured]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the patterns that match no attack, each with what may be named instead.
+
+    These are attacks of the name with which the pattern begins, with all parameters; where there is none, all labels.
+
+    Args:
+        patterns: as of :func:`required`.
+        attacks: results, each with the label of its attack.
+    """
     first = {(label, result.cell.attack): result for label, result in attacks if result.cell.attack is not None}
-    known = [Names.of(label, result) for (label, _), result in first.items()]
+    known = {label: Names.of(label, result) for (label, _), result in first.items()}
     for pattern in dict.fromkeys(patterns):
-        if not any(names.match(pattern) for names in known):
-            yield pattern
+        if not any(names.match(pattern) for names in known.values()):
+            begin = pattern.split()[0].partition("*")[0].casefold()
+            whole = [names.whole[0] for names in known.values() if names.whole[0].startswith(f"{begin}[")]
+            yield pattern, sorted(set(whole)) or sorted(known)

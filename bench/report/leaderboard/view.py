@@ -145,10 +145,14 @@ def shown(board: Board, view: View) -> Board:
     return replace(board, tables=tuple(parts))
 
 
-def unmatched_attacks(board: Board, patterns: Sequence[str]) -> tuple[list[str], str]:
-    """Return the patterns of attacks that match none of a board, and the attacks that there are, for a message."""
-    attacks = [(board.labels[key][1], result) for key, result in board.results.items() if result.cell.attack]
-    return list(unmatched(patterns, attacks)), _listed(sorted({label for label, _ in attacks}))
+def unmatched_attacks(board: Board, patterns: Sequence[str]) -> list[str]:
+    """Return a line on each pattern of attacks that matches none of a board, with what may be named instead."""
+    attacks = ((board.labels[key][1], result) for key, result in board.results.items())
+    return [
+        f"--require {pattern}: no result is of such an attack with its usual parameters; there are "
+        f"{_listed(others) or 'none'}"
+        for pattern, others in unmatched(patterns, attacks)
+    ]
 
 
 def new_names(board: Board, pairs: Sequence[str]) -> dict[str, str]:
