@@ -226,6 +226,15 @@ def test_what_cannot_be_required_is_one_line(store, capsys, arguments, why):
     assert why in error and error.count("\n") == 1
 
 
+def test_a_pattern_that_one_threat_alone_matches_is_there(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    results = [*rows(), *(row(recipe, "pgd", 150, norm="l2", eps="1/2") for recipe in ("pgd-at", "trades"))]
+    (tmp_path / "runs" / "a.json").write_text(serialise(results), encoding="utf-8")
+    for pattern in ("pgd linf eps=8/255", "pgd l2*", "pgd*steps=20* L2*"):
+        assert main(["leaderboard", "--store", str(tmp_path / "runs" / "a.json"), "--require", pattern, "--json"]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_json_has_ranks_by_what_is_required(store, capsys):
     assert main(["leaderboard", "--store", store, "--require", "fgsm", "--json"]) == 0
     (table,) = json.loads(capsys.readouterr().out)["tables"]

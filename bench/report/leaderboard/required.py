@@ -165,9 +165,9 @@ def unmatched(patterns: Iterable[str], attacks: Iterable[tuple[str, Measured]]) 
         attacks: results, each with the label of its attack.
     """
     first = {(label, result.cell.attack): result for label, result in attacks if result.cell.attack is not None}
-    known = {label: Names.of(label, result) for (label, _), result in first.items()}
+    known = [Names.of(label, result) for (label, _), result in first.items()]
     for pattern in dict.fromkeys(patterns):
-        if not any(names.match(pattern) for names in known.values()):
+        if not any(names.match(pattern) for names in known):
             begin = pattern.split()[0].partition("*")[0].casefold()
-            whole = [names.whole[0] for names in known.values() if names.whole[0].startswith(f"{begin}[")]
-            yield pattern, sorted(set(whole)) or sorted(known)
+            whole = {names.whole[0] for names in known if names.whole[0].startswith(f"{begin}[")}
+            yield pattern, sorted(whole or {label for label, _ in first})
