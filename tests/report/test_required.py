@@ -146,6 +146,9 @@ def test_rows_of_another_budget_do_not_take_the_ranks():
     for patterns in (("fgsm", "pgd linf*"), ("fgsm", "pgd*"), ("pgd*",), ("fgsm linf*", "pgd linf eps=8/255")):
         known = ranks([*rows(), *small[:2]], *patterns)
         assert {name: known[name] for name in expected} == expected
+    # They stand behind those that have a number under the threat that ranks.
+    (table,) = build([*rows(), *small[:2]], policy=Policy(("fgsm", "pgd*"))).tables
+    assert [each.defense for each in table.rows][:3] == [*expected]
     # Nor where nobody has all that is asked for: then nobody is ranked.
     assert ranks([*rows(), *small], "fgsm", "square") is None
 

@@ -481,9 +481,10 @@ class DefenseSummary:
         """Its label."""
         return self.cells.name
 
-    def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
-        """Return what rows are ordered by: the worst case under the first threat, then clean accuracy."""
-        worst = (self.threats[0].worst.get(access) for access in accesses)
+    def rank(self, accesses: Sequence[Access], group: str) -> tuple[float, float]:
+        """Return what rows are ordered by: the worst case under the threat that ranks a table, then clean accuracy."""
+        threats = [threat for threat in self.threats if threat.group == group]
+        worst = (threat.worst.get(access) for threat, access in product(threats, accesses))
         shares = (value.number for value in worst if value and value.number is not None)
         return max(shares, default=-1.0), self.cells.clean.number or 0.0
 

@@ -475,7 +475,7 @@ def _table(
     ]
     judged = judge(purifiers, attacks)
     by_id |= zip(steps, judged, strict=True)
-    defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
+    defenses = _best_first(by_id.values(), next(iter(attacks), ""))
     asked = questions((step._replace(row=row) for step, row in zip(purifiers, judged, strict=True)), attacks, waiting)
     by = described(needed, attacks)
     stands = standing(defenses, {each: threats[each] for each in attacks}, RANKED, waiting, list(asked), by)
@@ -529,6 +529,11 @@ def _by_row(measured: Iterable[Result], row_ids: RowIds) -> dict[str, list[Resul
     for each in measured:
         rows[row_ids.of(each.cell)].append(each)
     return rows
+
+
+def _best_first(defenses: Iterable[DefenseSummary], group: str) -> list[DefenseSummary]:
+    """Return defenses by how they do under the threat that ranks a table, the best first."""
+    return sorted(defenses, key=lambda each: (*(-number for number in each.rank(RANKED, group)), each.name))
 
 
 def _waiting(
