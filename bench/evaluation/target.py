@@ -63,7 +63,8 @@ class _Tally:
 #: Why an attack by gradients cannot run, and what to do.
 NO_GRADIENT = (
     "no gradient reaches the images: the attacked function detaches them or computes outside of torch; make it a "
-    "test-time step whose surrogate has a gradient (BPDA: docs/add-a-defense.md), or attack without gradients (square, rays)"
+    "test-time step whose surrogate has a gradient (BPDA: docs/add-a-defense.md), or attack without gradients "
+    "(square, rays)"
 )
 
 
