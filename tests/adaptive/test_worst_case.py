@@ -134,6 +134,19 @@ def test_cheapest_first_but_black_boxes_last(tmp_path):
     assert [each.previous for each in sets] == [None, *sets[:3]]
 
 
+def test_on_a_bare_network_an_attack_that_is_static_too_runs_apart(both, tmp_path):
+    work = make(sections.load(small.write(tmp_path, suite(HEAD + ATTACKS))))
+    sets = [cell.cell.attack for cell in work.plan.cells if cell.cell.access == "white-box" and cell.cell.attack]
+    after = {each.attack.name: [link.attack.name for link in each.after] for each in sets}
+    assert after == {"fgsm": [], "mi-fgsm": [], "apgd-dlr": ["mi-fgsm"], "square": ["mi-fgsm", "apgd-dlr"]}
+    # So the worst case is that of the last column of the suite and of the one that ran apart.
+    _, results, _ = both
+    cells = [results[f"digits/small-cnn/fgsm-at/{attack}/white-box"] for attack in ("fgsm", "mi-fgsm")]
+    (table,) = build(results.values()).tables
+    (summary,) = [each for each in table.threats if each.defense == "fgsm-at" and "L∞" in each.group]
+    assert summary.worst["white-box"].number == reduce(and_, map(robust, cells)).bit_count() / cells[0].cell.data.n
+
+
 def test_keys_are_those_of_the_text(tmp_path):
     work = make(sections.load(small.write(tmp_path, suite(HEAD + ATTACKS))))
     for planned in work.plan.cells:

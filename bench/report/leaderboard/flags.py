@@ -66,7 +66,7 @@ MEANINGS: Mapping[str, str] = {
     "robust-overfitting": "in training, accuracy under attack fell on test images while it rose on training images",
     "steps-not-converged": "the longest run of an attack still broke more than a shorter one",
     "survives-any-eps": "accuracy stays above chance at a budget of half the pixel range or more",
-    "survivors-only": "right under this attack and all before it",
+    "survivors-only": "right under this attack and all before it in its suite; attacks that are also static ran apart",
     "targeted": "counts images whose target class was not reached, an upper bound of what is right",
     "transfer-beats-adaptive": "images made on another network broke more than the best adaptive attack",
     "unknown-attack": "the attack is none that is here: nobody can know what it does",

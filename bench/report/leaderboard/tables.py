@@ -743,8 +743,8 @@ def _notes(
         yield f"{dirty} of {len(results)} results come from code with uncommitted changes"
     if spared := [share for r in results if (share := _spared(r, sets)) is not None]:
         yield (
-            "worst-case mode: attacks ran cheapest first, each on images that the ones before it had not broken, which "
-            f"spared {100 * fmean(spared):.0f} % of them"
+            "worst-case mode: the attacks of a suite ran cheapest first, each on images that those before it had not "
+            f"broken, which spared {100 * fmean(spared):.0f} % of them"
         )
     for defense in defenses:
         yield from query_lines(defense.cells)
