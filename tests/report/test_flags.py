@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bench.report.leaderboard.flags import MEANINGS
+from bench.report.leaderboard.flags import MEANINGS, OF_ANSWERS, OF_RUNS
 from bench.report.leaderboard.soundness import FAILING, MISLEADING
 
 ROOT = Path(__file__).parents[2]
@@ -34,3 +34,7 @@ def test_meanings_are_short_and_the_documentation_knows_their_flags():
     # A row of the documentation may name several endings of AutoAttack's flags.
     pages = "".join(texts).replace("`-", "`autoattack-")
     assert [flag for flag in MEANINGS if flag not in pages] == []
+
+
+def test_flags_of_how_an_attack_was_run_say_nothing_of_the_function_that_it_attacks():
+    assert set(MEANINGS) >= OF_RUNS and OF_RUNS.isdisjoint(MISLEADING | OF_ANSWERS)

@@ -94,10 +94,12 @@ OF_ANSWERS = frozenset(
 #: Those that are about how an attack was run, and not about the function that it attacks.
 OF_RUNS = frozenset(
     {
+        "autoattack-own-square",
         "autoattack-reduced",
         "classes-capped",
         "earlier-attack-failed",
         "raised-without-passes",
+        "ran-out-of-passes",
         "survivors-only",
         "targeted",
     }
