@@ -46,8 +46,16 @@ class Bars(Display):
         super().cells(done, total, failed)
         self._update()
 
-    def work(self, activity: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        super().work(activity, done, total, note, left)
+    def work(
+        self,
+        activity: str,
+        done: float,
+        total: float | None,
+        note: str = "",
+        left: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        super().work(activity, done, total, note, left, most)
         self._update()
 
     def look(self) -> None:
@@ -103,7 +111,7 @@ class Bars(Display):
                 overall, description=count.unit, completed=count.done, total=count.total, visible=True, note=failed
             )
         if (piece := self.piece) is not None:
-            left = "" if self.left is None or self.left < 0 else time_left(self.left)
+            left = "" if self.left is None or self.left < 0 else time_left(self.left, self.most_left)
             progress.update(
                 part,
                 description=visible(piece.activity),

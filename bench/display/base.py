@@ -17,6 +17,8 @@ from bench.store.run_log import once
 PATIENCE = 2.0
 #: Seconds between two looks at what is in hand.
 LOOK = 0.25
+#: What a run takes at most is said where it is more than so many times what it is thought to take.
+_MUCH = 1.5
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -36,9 +38,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def time_left(seconds: float) -> str:
-    """Return in words when all will be done."""
-    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+def time_left(seconds: float, most: float | None = None) -> str:
+    """Return in words when all will be done, and when at most, if that is known and much later."""
+    later = f", at most {rounded(most)}" if most is not None and most > _MUCH * seconds else ""
+    return f"about {rounded(seconds)} left{later}"
+
+
+def rounded(seconds: float) -> str:
+    """Return a time in words, in minutes from a minute and a half on."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 class Messages(logging.Handler):
@@ -111,6 +119,7 @@ class Display:
         self.count: Count | None = None
         self.piece: Piece | None = None
         self._ends: float | None = None
+        self._ends_at_most: float | None = None
         self._clock = clock
         self._depth = 0
 
@@ -119,19 +128,33 @@ class Display:
         self.count = Count(done, total, failed, "cells" if self.count is None else self.count.unit)
         self._changed()
 
-    def work(self, activity: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        """Report the progress of the current piece of work, and in how many seconds all is done, if known."""
+    def work(
+        self,
+        activity: str,
+        done: float,
+        total: float | None,
+        note: str = "",
+        left: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        """Report the progress of the current piece of work, in how many seconds all is done, and at most, if known."""
         now, before = self._clock(), self.piece
         since = before.since if before is not None and before.activity == activity else now
         self.piece = Piece(activity, done, total, note, since)
         if left is not None:
             self._ends = now + left
+            self._ends_at_most = None if most is None else now + most
         self._changed()
 
     @property
     def left(self) -> float | None:
         """Seconds until all is done, if that was reported; below zero where it takes longer."""
         return None if self._ends is None else self._ends - self._clock()
+
+    @property
+    def most_left(self) -> float | None:
+        """Seconds until all is done at most, if that was reported."""
+        return None if self._ends_at_most is None else self._ends_at_most - self._clock()
 
     @contextmanager
     def run(
@@ -148,7 +171,7 @@ class Display:
                 yield
         finally:
             self._note(f"{name}: {self.count}, in {duration(self._clock() - began)}")
-            self.count = self.piece = self._ends = None
+            self.count = self.piece = self._ends = self._ends_at_most = None
             self._changed()
 
     @contextmanager

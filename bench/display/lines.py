@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self, TextIO, cast
 
-from bench.display.base import LOOK, PATIENCE, Count, Display, Messages, Piece, duration, ticking, time_left
+from bench.display.base import LOOK, PATIENCE, Count, Display, Messages, Piece, duration, rounded, ticking, time_left
 from bench.display.streams import InTime
 from bench.process.shared import Shared
 from bench.types import shortened
@@ -36,6 +36,7 @@ class State:
         count: how much of a run is done; ``None`` outside of one.
         piece: the piece of work in hand.
         ends: when all is done, on the clock of the display, if that was reported.
+        ends_at_most: the same, at most.
         last_line_at: when a line was last written.
         begun: when the work that is shown was begun; ``None`` where nothing is shown.
     """
@@ -43,6 +44,7 @@ class State:
     count: Count | None
     piece: Piece | None
     ends: float | None
+    ends_at_most: float | None
     last_line_at: float
     begun: float | None
 
@@ -98,7 +100,7 @@ class Lines(Display):
         count, piece = self.count, self.piece
         parts = [] if count is None else [str(count)]
         parts += [] if piece is None else [_described(piece, now)]
-        parts += [] if count is None else [_remaining(self.left)]
+        parts += [] if count is None else [_remaining(self.left, self.most_left)]
         return "; ".join(parts)
 
     @contextmanager
@@ -128,7 +130,9 @@ class Lines(Display):
         now, headline = self._clock(), (self.piece and self.piece.activity, self.count, self._last, self._begun)
         if headline != self._shown_headline or now >= self._shown_at + LOOK:
             self._shown_headline, self._shown_at = headline, now
-            self._shared.show(State(self.count, self.piece, self._ends, self._last, self._begun).packed())
+            self._shared.show(
+                State(self.count, self.piece, self._ends, self._ends_at_most, self._last, self._begun).packed()
+            )
 
     def _say(self, text: str) -> None:
         _log.info("%s", text)
@@ -167,7 +171,7 @@ class Relay(Lines):
             self._await("at work")
             return
         self.count, self.piece = state.count, state.piece
-        self._ends = state.ends
+        self._ends, self._ends_at_most = state.ends, state.ends_at_most
         self._idle = None
         if state.begun != self._begun:
             self._begun, self._is_named = state.begun, state.count is not None
@@ -177,7 +181,7 @@ class Relay(Lines):
         if self._idle is None or self._idle.activity != activity:
             self._idle = Piece(activity, 0, None, "", self._clock())
         self.piece = self._idle
-        self._ends = None
+        self._ends = self._ends_at_most = None
         self._is_named = True
 
 
@@ -189,7 +193,9 @@ def _described(piece: Piece, now: float) -> str:
     return f"{piece.activity}{share}{note}{since}"
 
 
-def _remaining(left: float | None) -> str:
+def _remaining(left: float | None, most: float | None) -> str:
     if left is None:
         return "time left not known yet"
-    return time_left(left) if left > 0 else "takes longer than estimated"
+    if left > 0:
+        return time_left(left, most)
+    return "takes longer than estimated" + (f", at most {rounded(most)} left" if most is not None and most > 0 else "")

@@ -27,8 +27,16 @@ class Reporter(Protocol):
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         """Say how many cells are done, and how many of these failed."""
 
-    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        """Say how far the current work is, if that is known, and in how many seconds all will be done."""
+    def work(
+        self,
+        what: str,
+        done: float,
+        total: float | None,
+        note: str = "",
+        left: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        """Say how far the current work is, if that is known, in how many seconds all will be done, and at most."""
 
 
 class Remaining:
@@ -52,6 +60,7 @@ class Remaining:
         self._seconds = dict(zip((node.key for node in todo), _predicted(todo), strict=True))
         self._kinds = {node.key: (node.kind, f"{node.kind} {node.method}") for node in todo}
         self._shares: dict[str, float] = {}
+        self._most = {node.key: times for node in todo if (times := _most_times(node)) > 1}
         self._left: defaultdict[tuple[str, str], float] = defaultdict(float)
         for key, seconds in self._seconds.items():
             self._left[self._kinds[key]] += seconds
@@ -84,6 +93,15 @@ class Remaining:
     def seconds(self) -> float:
         """Return how many seconds are left."""
         return sum(max(0.0, left) * self._ratio(kinds) for kinds, left in self._left.items())
+
+    def most(self) -> float:
+        """Return how many seconds are left if attacks take all passes that they state, beyond those counted with."""
+        more = 0.0
+        for key, times in self._most.items():
+            left = (1 - self._shares.get(key, 0.0)) * self._seconds[key]
+            # What such attacks took so far may already be as much.
+            more += left * max(0.0, times - self._ratio(self._kinds[key]))
+        return self.seconds() + more
 
     def _ratio(self, kinds: tuple[str, str]) -> float:
         ratio = 1.0
@@ -134,6 +152,10 @@ class TimeLeft:
             self._longest = max(self._longest, took)
         return None if self._remaining is None else self._remaining.seconds()
 
+    def most(self) -> float | None:
+        """Return the seconds that are left at most, if that is known yet."""
+        return None if self._remaining is None else self._remaining.most()
+
     def _note(self, key: str, share: float) -> None:
         # Notes between the first and the last one of a node are dropped: its time is the same without them.
         if [each[0] for each in self._notes[-2:]] == [key, key] and self._notes[-2][1] < self._notes[-1][1] < share:
@@ -170,12 +192,22 @@ class ProgressTracker:
     def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
         with spending("estimating"):
             left = None if self._estimate is None else self._estimate.at(key, done / total)
+            most = None if self._estimate is None else self._estimate.most()
         if left is not None:
             now = time.monotonic()
             if now - self._logged > _LOG_EVERY:
                 self._logged = now
                 self._log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
-        self._reporter.work(what, done, total, note, left)
+        self._reporter.work(what, done, total, note, left, most)
+
+
+def _most_times(node: Node) -> float:
+    """Return how many times its predicted seconds a node takes at most; 0 where the prediction is no lower bound."""
+    counted, most = node.passes
+    if counted is None or most is None or node.seconds is None or not counted * node.seconds:
+        return 0.0
+    unbroken = node.seconds if node.between is None else node.between[1]
+    return unbroken / node.seconds * most / counted
 
 
 def _predicted(nodes: Sequence[Node]) -> list[float]:

@@ -218,8 +218,16 @@ class _PipeReporter(QueueHandler):
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         self._theirs.send(("cells", (done, total, failed)))
 
-    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        self._theirs.send(("work", (what, done, total, note, left)))
+    def work(
+        self,
+        what: str,
+        done: float,
+        total: float | None,
+        note: str = "",
+        left: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        self._theirs.send(("work", (what, done, total, note, left, most)))
 
     def enqueue(self, record: logging.LogRecord) -> None:
         self._theirs.send(("log", record))
@@ -558,7 +566,15 @@ class _Silent:
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         pass
 
-    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+    def work(
+        self,
+        what: str,
+        done: float,
+        total: float | None,
+        note: str = "",
+        left: float | None = None,
+        most: float | None = None,
+    ) -> None:
         pass
 
 

@@ -103,6 +103,22 @@ def test_time_left_is_said_as_far_as_it_is_known(lines, caplog):
         assert caplog.messages[-1] == "0 of 2 cells; another 0% (for 1 min 0 s); about 59 min left"
 
 
+def test_what_is_left_at_most_is_said_where_that_is_much_more(lines, caplog):
+    with lines.run("quick", 2, ""):
+        for left, most, said in (
+            (78, 660, "about 18 s left, at most 10 min"),
+            (660, 720, "about 10 min left"),
+            (30, 660, "takes longer than estimated, at most 10 min left"),
+            (30, 30, "takes longer than estimated"),
+        ):
+            lines.work(said, 0, 1, left=left, most=most)
+            wait(lines, 60)
+            assert caplog.messages[-1].endswith(f"; {said}")
+        lines.work("plain", 0, 1, left=660)
+        wait(lines, 60)
+        assert caplog.messages[-1].endswith("; about 10 min left")
+
+
 def test_a_process_that_stood_still_says_one_line_and_goes_on_by_the_minute(lines, caplog):
     with lines.run("quick", 2, ""):
         lines._clock.now += 3600

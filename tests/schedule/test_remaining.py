@@ -125,3 +125,22 @@ def test_a_long_run_says_when_it_will_end(tmp_path, monkeypatch):
     events = small.events(tmp_path, "remaining")
     assert len(events) > 10 and all(event["seconds"] >= 0 for event in events)
     assert events[-1]["seconds"] < 0.05 * max(event["seconds"] for event in events)
+
+
+def test_what_takes_more_passes_than_it_is_counted_with_has_a_bound():
+    now = [0.0]
+    nodes = [
+        Node("a", "attack", "pgd", "x", False, 1, 10, (5, 20), (40, None)),
+        # Half of what it takes if none breaks, and at most ten times as many passes.
+        Node("b", "attack", "cascade", "x", False, 1, 30, (10, 60), (300, 3000)),
+        Node("c", "attack", "cascade", "y", True, 1, 30, (10, 60), (300, 3000)),
+    ]
+    follow = Remaining(nodes, lambda: now[0])
+    assert (follow.seconds(), follow.most()) == (40, 10 + 30 * 20)
+    follow.at("b", 0.0)
+    now[0] = 15
+    follow.at("b", 0.5)
+    # As fast as predicted so far: half of it may still take 300 s, beside 10 s of the other.
+    assert (follow.seconds(), follow.most()) == (pytest.approx(25), pytest.approx(310))
+    follow.at("b", 1.0)
+    assert follow.most() == follow.seconds()
