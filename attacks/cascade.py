@@ -87,12 +87,11 @@ def cascade(
     less than a tenth of what the slope of the clean image promises or by more than four times that, where the slope at
     the best iterate promises less than half of that rise again, and where the search comes nearer than all runs, also
     than two more towards the class that it came near to; if it breaks any image, they are on all that were not given
-    up. Such images, and those that need luck, get short Square searches that
-    begin at the best iterate with small squares, up to three, while one of them breaks any. Masked images that still
-    stand get all of standard AutoAttack, and so do those that need at most 0.02 eps on top, in L2 0.01; then searches
-    from the best iterate again. Where a tenth of the images that are left is masked, not counting those on
-    which the longer search came nearer, all of them get it. The note ``masked-gradients`` says that it was a tenth or
-    more.
+    up. Such images, and those that need luck, get short Square searches that begin at the best iterate with small
+    squares, up to three, while one of them breaks any. Masked images that still stand get all of standard AutoAttack,
+    and so do those that need at most 0.02 eps on top, in L2 0.01; then, if searches from the best iterate broke any,
+    these again. Where a tenth of the images that are left is masked, not counting those on which the longer search came
+    nearer, all of them get it. The note ``masked-gradients`` says that it was a tenth or more.
 
     With a random function nothing is given up: every image runs through the DLR loss and the two likeliest classes,
     three times as long.
@@ -135,7 +134,7 @@ def cascade(
     if _are_many(masked, search.left):
         target.notes.append("masked-gradients")
     uncertain = masked | by_chance
-    _search_from_best(search, target, uncertain, LONGER_SEARCH * queries)
+    finds_more = _search_from_best(search, target, uncertain, LONGER_SEARCH * queries)
     rows = (search.left & (masked | (search.needs <= UNDECIDED[threat.norm]))).nonzero().flatten()
     if len(rows):
         view = target.rows(rows)
@@ -144,7 +143,8 @@ def cascade(
         is_changed = (x_adv != x[rows]).flatten(1).any(1)
         search.x_best[rows[is_changed]] = x_adv[is_changed]
         search.left[rows[is_changed]] = False
-    _search_from_best(search, target, uncertain, LONGER_SEARCH * queries)
+    if finds_more:
+        _search_from_best(search, target, uncertain, LONGER_SEARCH * queries)
     return search.x_best
 
 
@@ -326,22 +326,23 @@ def _search_at_random(search: _Search, target: Target, found: _Found, which: Ten
     search.x_best[rows[is_adv]], search.left[rows[is_adv]] = x_adv[is_adv], False
 
 
-def _search_from_best(search: _Search, target: Target, which: Tensor, queries: int) -> None:
+def _search_from_best(search: _Search, target: Target, which: Tensor, queries: int) -> bool:
     """Search for squares from the best iterate of the images of ``which`` (N,) that are left, while that breaks any.
 
-    Gradients that are masked or rough end beside what a few random changes find.
+    Gradients that are masked or rough end beside what a few random changes find. Returns whether any broke.
     """
-    for _ in range(SEARCHES_FROM_BEST):
+    for attempt in range(SEARCHES_FROM_BEST):
         rows = (search.left & which).nonzero().flatten()
         if len(rows) == 0:
-            return
+            return attempt > 0
         view, start = target.rows(rows), search.x_best[rows]
         x_adv, margins = square_search(
             view, search.x[rows], search.y[rows], search.threat, queries, FIRST_FRACTION_FROM_BEST, start
         )
         search.x_best[rows], search.left[rows] = x_adv, margins <= 0
         if not bool((margins > 0).any()):
-            return
+            return attempt > 0
+    return True
 
 
 def _others(logits: Tensor, y: Tensor, count: int) -> Tensor:

@@ -5,7 +5,7 @@ standard AutoAttack, each with seeds of its own. ``missed`` is how many images, 
 under the cascade that AutoAttack breaks, and ``between`` how many stand under one run of AutoAttack that another
 breaks: where a run has luck of its own no attack misses none. ``gained`` is the reverse of ``missed``. The figures are
 kept in ``results/perf``, and the table in docs/adaptive.md is made of them; exit code 1 if the cascade misses more than
-a run of AutoAttack does, or takes over a fifth more passes, on a network whose gradients lead more than a fifth of
+a run of AutoAttack does, or takes over half as many passes more, on a network whose gradients lead more than a fifth of
 them.
 """
 
@@ -31,7 +31,7 @@ from tests.perf.kept import Limits, keep, missed
 #: Runs of each attack, and images.
 RUNS, IMAGES = 3, 100
 #: Of networks whose gradients are masked or rough, and of those whose gradients lead where they promise.
-PROMISED: Limits = {"excess": (None, 0.0), "share": (None, 1.2)}
+PROMISED: Limits = {"excess": (None, 0.0), "share": (None, 1.5)}
 PROMISED_OF_PLAIN: Limits = {"missed": (None, 0.0), "share": (None, 0.2)}
 
 
