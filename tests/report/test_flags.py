@@ -13,7 +13,7 @@ PAGES = ("adaptive.md", "attacks.md", "reading-the-tables.md")
 RAISED = re.compile(
     r'(?:flags\.add|flags \| \{|notes\.append)\(?"([a-z-]+)"|result\.key, "([a-z-]+)"|": "(autoattack-[a-z-]+)"|'
     r"(?:SURVIVORS_ONLY|TARGETED|DIFFERS|CLEAN_DIFFERS|NOT_REPEATED|NOT_PLAUSIBLE|NOT_ALL_SEEDS|IMAGES_NOT_COMPARED|"
-    r"UNKNOWN_ATTACK|BUDGET_NOT_CHECKED|NO_BUDGET|OWN_SQUARE)"
+    r"UNKNOWN_ATTACK|BUDGET_NOT_CHECKED|NO_BUDGET|BY_OTHERS|OWN_SQUARE)"
     r' = "([a-z-]+)"'
 )
 

@@ -19,12 +19,14 @@ IMAGES_NOT_COMPARED = "images-not-compared"
 NOT_ALL_SEEDS = "not-all-seeds"
 UNKNOWN_ATTACK = "unknown-attack"
 BUDGET_NOT_CHECKED = "budget-not-checked"
+#: Of a measurement by others than those whose row it is.
+BY_OTHERS = "by-others"
 #: Of an attack that has none: its distances count, and how many images it broke is not ranked.
 NO_BUDGET = "no-budget"
 #: Of an attack that changed nothing.
 NO_OP = "no-op"
 UNPROVEN = frozenset(
-    {NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED, NOT_ALL_SEEDS, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED}
+    {NOT_REPEATED, NOT_PLAUSIBLE, IMAGES_NOT_COMPARED, NOT_ALL_SEEDS, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED, BY_OTHERS}
 )
 _UNRANKED = UNPROVEN | {NO_BUDGET}
 #: Of a result that somebody else measured otherwise, and of one with other outcomes on clean images.
@@ -44,6 +46,7 @@ MEANINGS: Mapping[str, str] = {
     "batch-dependent": "answers depend on the other images of the batch",
     "black-box-beats-gradient": "attacks without gradients broke images that gradient attacks did not",
     "budget-not-checked": "nobody saw whether its images keep to it, or are of the corruption that is named",
+    "by-others": "measured by others than those whose row it is: what it broke counts in the worst case alone",
     "catastrophic-overfitting": "training left a network that resists FGSM only",
     "classes-capped": "fewer classes than the attack is to aim at",
     "clean-measured-differently": "another submission, of which as much is known, has other clean outcomes",
@@ -159,6 +162,11 @@ def _flag_of(note: str) -> str:
 def is_proven(measured: Measured) -> bool:
     """Say whether nothing marks a result as one by a stranger of which little is known; so of every cell of a store."""
     return UNPROVEN.isdisjoint(getattr(measured, "flags", ()))
+
+
+def is_by_others(measured: Measured) -> bool:
+    """Say whether nothing but who measured it keeps a result from counting."""
+    return UNPROVEN.intersection(getattr(measured, "flags", ())) == {BY_OTHERS}
 
 
 def that_count(measured: Iterable[Result]) -> Sequence[Result]:

@@ -126,9 +126,10 @@ def no_contest(step: PurifierRow, threat: ThreatSummary) -> str | None:
 def _contest(
     row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str], missing: int
 ) -> _Contest | None:
-    value, survivors = row.worst_case(group, row.accesses, list(labels))
+    # What others broke on one of the two was not tried on the other.
+    value, survivors = row.worst_case(group, row.accesses, list(labels), by_all=False)
     common, spared = attacks_in_common(row, base, group, labels)
-    _, base_survivors = base.worst_case(group, base.accesses, common)
+    _, base_survivors = base.worst_case(group, base.accesses, common, by_all=False)
     over = row.paired(survivors, base_survivors)
     if over.number is None or over.low is None or over.high is None:
         return None

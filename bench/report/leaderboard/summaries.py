@@ -15,7 +15,7 @@ from bench.anytime import anytime_interval
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import OF_ANSWERS, in_seeds, is_proven, that_count, unproven
+from bench.report.leaderboard.flags import OF_ANSWERS, in_seeds, is_by_others, is_proven, that_count, unproven
 from bench.report.leaderboard.required import Required
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
@@ -182,6 +182,8 @@ class DefenseCells:
     accesses: tuple[Access, ...]
     cells: Mapping[CellCoord, Sequence[CellResult]]
     robust: Mapping[CellCoord, Mapping[int, Outcomes]]
+    #: Which images survived others' measurements beside these, by seed: worst cases count them.
+    by_others: Mapping[CellCoord, Mapping[int, Outcomes]]
     clean: Value
     cost: DefenseCost | None
     #: Ids of the attacks of the table that are made on some defenses only.
@@ -239,7 +241,8 @@ class DefenseCells:
             tuple(sorted({each.cell.seed for each in results})),
             accesses or (results[0].cell.access,),
             cells,
-            {coord: _robust_by_seed(group, terms.broken_too) for coord, group in cells.items()},
+            {coord: _robust_by_seed(group) for coord, group in cells.items()},
+            {coord: _by_others(group, terms.broken_too) for coord, group in cells.items()},
             _clean(results),
             _cost(results),
             terms.conditional_attacks,
@@ -321,8 +324,13 @@ class DefenseCells:
         robust = fmean(m.robust_accuracy for m in metrics) if metrics else None
         return replace(mean_value(shares, self.n, results, lost), robust=robust)
 
-    def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
-        """Return the share of images that survive every attack, and these images for each seed."""
+    def worst_case(
+        self, group: str, accesses: Sequence[Access], attacks: Sequence[str], *, by_all: bool = True
+    ) -> Survivors:
+        """Return the share of images that survive every attack, and these images for each seed.
+
+        Of a public leaderboard also the attacks of others, unless ``by_all`` is false.
+        """
         coords = [(access, group, attack) for access, attack in product(accesses, attacks)]
         if any(coord in self.begun for coord in coords):
             return self._worst_of_first(group, accesses, attacks), {}
@@ -330,7 +338,8 @@ class DefenseCells:
         used = [coord for coord in tried if self.robust[coord]]
         run = {attack for _, _, attack in tried}
         seeds = [seed for seed in self.seeds if used and all(seed in self.robust[coord] for coord in used)]
-        survivors = {seed: right_in_all(self.robust[coord][seed] for coord in used) for seed in seeds}
+        of_all = [self.robust[coord] for coord in used] + [self.by_others[coord] for coord in used if by_all]
+        survivors = {seed: right_in_all(own[seed] for own in of_all if seed in own) for seed in seeds}
         lost = sum(any(r.metrics for r in self.cells[coord]) for coord in tried if not self.robust[coord])
         failed = len(tried) - len(used) - lost
         footnotes = {
@@ -355,7 +364,8 @@ class DefenseCells:
             return f"{len(run)} of {len(applying)} attacks" if len(run) < len(applying) else ""
         needed = [own for own in sets if not own or any(self._applies(each[0], accesses, each[1]) for each in own)]
         tried = [{(access, *each) for access, each in product(accesses, own)} for own in needed]
-        met = sum(not own.isdisjoint(self.cells) for own in tried)
+        there = {*self.cells, *(coord for coord, own in self.aside.items() if all(map(is_by_others, own)))}
+        met = sum(not own.isdisjoint(there) for own in tried)
         return f"{met} of {len(needed)} required attacks" if met < len(needed) else ""
 
     def _worst_of_first(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Value:
@@ -419,13 +429,12 @@ class DefenseCells:
         return replace(gap, footnotes=footnotes, keys=static[0].keys + adaptive[0].keys)
 
 
-def _robust_by_seed(results: Iterable[CellResult], broken_too: Mapping[str, Sequence[Outcomes]]) -> dict[int, Outcomes]:
-    """Return which images survived, by seed: in this measurement and in others of the same cell."""
-    return {
-        r.cell.seed: right_in_all([outcomes, *broken_too.get(r.key, ())])
-        for r in results
-        if (outcomes := r.robust_outcomes) is not None
-    }
+def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, Outcomes]:
+    return {r.cell.seed: outcomes for r in results if (outcomes := r.robust_outcomes) is not None}
+
+
+def _by_others(results: Iterable[CellResult], broken_too: Mapping[str, Sequence[Outcomes]]) -> dict[int, Outcomes]:
+    return {r.cell.seed: right_in_all(broken_too[r.key]) for r in results if broken_too.get(r.key)}
 
 
 @dataclass(frozen=True)

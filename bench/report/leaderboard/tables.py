@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from bench.anytime import ranking_order
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard import corruption_error
-from bench.report.leaderboard.flags import Result, is_proven, that_count, unproven
+from bench.report.leaderboard.flags import Result, is_by_others, is_proven, that_count, unproven
 from bench.report.leaderboard.judging import PurifierRow, gapless_lines, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import (
     Params,
@@ -460,8 +460,9 @@ def _table(
     rows_of = {column: {row_ids.of(each.cell) for each in counting[column]} for column in common}
     attack_labels = _attack_labels(counting, threats, rows_of)
     attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
-    needed = required(policy.required, {t: _among(own, t, common) for t, own in attacks.items()}, by_attack)
-    attacks = in_order(attacks, needed, rows_of)
+    run = rows_of | _run_by_others(by_attack, row_ids)
+    needed = required(policy.required, {t: _among(own, t, run) for t, own in attacks.items()}, by_attack)
+    attacks = in_order(attacks, needed, run)
     terms = Terms(conditional_attacks(results, ids), needed, policy.broken_too)
     by_id: dict[str, DefenseSummary] = {}
     for each, own in by_defense.items():
@@ -470,9 +471,8 @@ def _table(
         by_id[each] = summarise(cells, {t: _among(labels_of, t, counted) for t, labels_of in attacks.items()}, threats)
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
     waiting = _waiting(missing, by_defense, names)
-    purifiers = [
-        PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), waiting[names[each]]) for each, cell in steps.items()
-    ]
+    bases = {each: by_id.get(row_ids.base(cell)) for each, cell in steps.items()}
+    purifiers = [PurifierRow(by_id[each], base, waiting[names[each]]) for each, base in bases.items()]
     judged = judge(purifiers, attacks)
     by_id |= zip(steps, judged, strict=True)
     defenses = _best_first(by_id.values(), next(iter(attacks), ""))
@@ -521,6 +521,18 @@ def _attacked(
             threats[threat] = each.cell.attack.threat
             by_attack[threat, ids[each.key]].append(each)
     return by_attack, threats
+
+
+def _run_by_others(
+    by_attack: Mapping[tuple[str, str], Sequence[Measured]], row_ids: RowIds
+) -> dict[tuple[str, str], set[str]]:
+    """Return the rows of columns that others ran on somebody's row: that meets what is required."""
+    known = {
+        column: [each for each in own if is_proven(each) or is_by_others(each)] for column, own in by_attack.items()
+    }
+    return {
+        column: {row_ids.of(each.cell) for each in own} for column, own in known.items() if any(map(is_by_others, own))
+    }
 
 
 def _by_row(measured: Iterable[Result], row_ids: RowIds) -> dict[str, list[Result]]:

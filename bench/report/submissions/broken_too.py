@@ -1,7 +1,8 @@
-"""Images that other measurements of a cell broke as well: adversarial images that were checked stay what they are.
+"""Images that others broke as well: adversarial images that were checked stay what they are, whoever made them.
 
-Of several measurements of a cell one number stands in the table. Without this, whoever sends other images of an attack,
-with a lower number, would make the table forget those that only the earlier ones broke, and raise a worst case.
+Of several measurements of a cell one number stands in the table. What others measured on a row, or measured otherwise,
+lowers its worst case and says nothing else of it: so nobody can make a table forget images that were broken, and nobody
+can change what is said of somebody else's row but by breaking more of its images.
 """
 
 from __future__ import annotations
@@ -11,26 +12,43 @@ from collections.abc import Iterable, Mapping
 
 from bench.keys import Keys
 from bench.report.submissions.read import REPEATED, Entry
+from bench.report.submissions.seeds import Counting
+from bench.report.submissions.weights import Row, row_of
+from bench.types import threat_text
+
+#: A row, the threat, the access, the seed, and the weights: what the images of a worst case have in common.
+_Place = tuple[Row, str, str, int, tuple[tuple[str, str], ...]]
 
 
-def broken_too(counting: Iterable[Entry], others: Iterable[Entry]) -> Mapping[str, tuple[Entry, ...]]:
-    """Return the other measurements whose broken images count, by the key of the result that stands for the cell.
+def broken_too(counting: Iterable[Counting], others: Iterable[Entry]) -> Mapping[str, tuple[Entry, ...]]:
+    """Return the other measurements whose broken images count in a worst case, by the key of a result that it is over.
 
     Only of the same weights, with every prediction repeated: what nobody repeated shows nothing, and what a defense
     that draws answered once shows little of what it answers. Nor of attackers that do not see the whole defense: images
     that break more may be of one that does.
 
     Args:
-        counting: the entry that counts of each cell.
-        others: those that do not, were not withdrawn, and of whose images and attack nothing is in doubt.
+        counting: what counts of each cell, by those whose row it is.
+        others: what does not, and was not withdrawn, and of whose images and attack nothing is in doubt.
     """
     keys = Keys()
-    by_cell: dict[tuple[str, tuple[tuple[str, str], ...]], list[Entry]] = defaultdict(list)
+    by_place: dict[_Place, list[Entry]] = defaultdict(list)
     for entry in others:
-        if entry.state in REPEATED and _shows(entry):
-            by_cell[keys.comparison_key(entry.result.cell), entry.trained].append(entry)
-    cells = {first.result.key: (keys.comparison_key(first.result.cell), first.trained) for first in counting}
-    return {key: tuple(by_cell[cell]) for key, cell in cells.items() if cell in by_cell}
+        if entry.state in REPEATED and _shows(entry) and (place := _place(entry, keys)) is not None:
+            by_place[place].append(entry)
+    found: dict[str, tuple[Entry, ...]] = {}
+    for each in counting:
+        place = _place(each.first, keys)
+        if place is not None and place in by_place and each.result.robust_outcomes is not None:
+            found[each.result.key] = tuple(by_place.pop(place))
+    return found
+
+
+def _place(entry: Entry, keys: Keys) -> _Place | None:
+    cell = entry.result.cell
+    if cell.attack is None:
+        return None
+    return row_of(cell, keys), threat_text(cell.attack.threat), cell.access, cell.seed, entry.trained
 
 
 def _shows(entry: Entry) -> bool:

@@ -30,11 +30,10 @@ def is_known_as_well(entry: Entry, other: Entry) -> bool:
     return how_known(entry) <= how_known(other)
 
 
-def rank(entry: Entry, *, is_of_owner: bool) -> tuple[object, ...]:
+def rank(entry: Entry, *, is_of_row: bool) -> tuple[object, ...]:
     """Return by what it is decided which entry of a cell counts: the best known one, then the less flattering one.
 
-    Of an attacker that does not see the whole defense first that of those whose row it is: images that break more may
-    be of one that does, and nobody can tell.
+    Where predictions were repeated first that of those whose row it is: what others broke is not forgotten
+    (:mod:`bench.report.submissions.broken_too`), and says nothing else of a row.
     """
-    is_weaker = entry.result.cell.access in ("static", "transfer") and not is_of_owner
-    return how_known(entry), is_weaker, order(entry)
+    return how_known(entry), entry.state in REPEATED and not is_of_row, order(entry)

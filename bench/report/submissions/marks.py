@@ -19,7 +19,7 @@ def stated_flags(entry: Entry, groups: weights.Groups) -> frozenset[str]:
     None of those that tables give. What an attack met on a network, such as gradients that mislead it, nobody can
     check, so only those whose row it is may say so.
     """
-    is_own = groups.is_of_owner([entry])
+    is_own = groups.is_of_row([entry])
     return frozenset(flag for flag in entry.result.flags if is_own or of_run(flag)) - OF_TABLES
 
 

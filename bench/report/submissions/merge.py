@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from bench.keys import Keys
 from bench.outcomes import Outcomes
+from bench.report.leaderboard.flags import BY_OTHERS, is_by_others, is_proven
 from bench.report.submissions import weights
 from bench.report.submissions.aside import Differing, Superseded, Taken
 from bench.report.submissions.averaged import as_others_state
@@ -80,7 +81,9 @@ def merged(submissions: Submissions) -> Merged:
     counting, differing = _counted(entries)
     superseded = _with_shown(replaced + older, counting)
     others = [*(each.entry for each in differing), *(each.entry for each in superseded)]
-    too = broken_too((each.first for each in counting), (each for each in others if not any(unproven_flags(each))))
+    others += (each.first for each in counting if is_by_others(each.result))
+    own = (each for each in counting if is_proven(each.result))
+    too = broken_too(own, (each for each in others if not any(unproven_flags(each))))
     remembered = {id(entry) for entry in chain.from_iterable(too.values())}
     return Merged(
         with_one_name(counting),
@@ -107,7 +110,7 @@ def _counted(entries: Iterable[Entry]) -> tuple[list[Counting], list[Differing]]
         if not candidates:
             differing += (Differing(entry, None, groups.why(entry)) for entry in own)
             continue
-        first = min(candidates, key=lambda entry: rank(entry, is_of_owner=groups.is_of_owner([entry])))
+        first = min(candidates, key=lambda entry: rank(entry, is_of_row=groups.is_of_row([entry])))
         agreeing = [entry for entry in candidates if outcomes_of(entry) == outcomes_of(first)]
         agree = set(map(id, agreeing))
         others = [entry for entry in own if id(entry) not in agree]
@@ -115,6 +118,7 @@ def _counted(entries: Iterable[Entry]) -> tuple[list[Counting], list[Differing]]
         agreeing.sort(key=lambda entry: (entry is not first, order(entry)))
         counting.append(Counting(first, _flagged(first, others, groups), agreeing))
     counting = of_all_seeds(known_equally(counting, differing), groups)
+    counting = [each if groups.is_of_row(each.agreeing) else each.flagged(BY_OTHERS) for each in counting]
     # Of what a row says once, such as its costs, the last result has it: the one that nobody could copy.
     counting.sort(key=lambda each: (how_known(each.first), each.first.arrival), reverse=True)
     return counting, differing

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bench.report.leaderboard.flags import (
     BUDGET_NOT_CHECKED,
+    BY_OTHERS,
     IMAGES_NOT_COMPARED,
     NO_BUDGET,
     NOT_REPEATED,
@@ -37,7 +38,7 @@ from bench.visible import distinct, quoted
 
 _LEFT_OUT = "left out: "
 #: What tells nothing of one receipt where predictions of none were repeated: all are as somebody says.
-_OF_REPEATED = frozenset({NOT_REPEATED, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED, NO_BUDGET})
+_OF_REPEATED = frozenset({BY_OTHERS, NOT_REPEATED, UNKNOWN_ATTACK, BUDGET_NOT_CHECKED, NO_BUDGET})
 _NOBODY = "somebody who is not named"
 
 

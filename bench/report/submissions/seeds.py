@@ -23,6 +23,10 @@ class Counting(NamedTuple):
     result: CellResult
     agreeing: list[Entry]
 
+    def flagged(self, flag: str) -> Counting:
+        """Return it with one more mark."""
+        return self._replace(result=self.result.model_copy(update={"flags": tuple(sorted({*self.result.flags, flag}))}))
+
 
 def known_equally(counting: Iterable[Counting], differing: list[Differing]) -> list[Counting]:
     """Return what counts without seeds of which less is known than of others of the same row and attack."""
@@ -52,9 +56,7 @@ def of_all_seeds(counting: Iterable[Counting], groups: weights.Groups) -> list[C
         own for own in _columns(counting) if wanted[groups.row(own[0].first)] - {each.result.cell.seed for each in own}
     ]
     marked = {id(each) for each in chain.from_iterable(lacking)}
-    return [
-        each._replace(result=_flagged(each.result, NOT_ALL_SEEDS)) if id(each) in marked else each for each in counting
-    ]
+    return [each.flagged(NOT_ALL_SEEDS) if id(each) in marked else each for each in counting]
 
 
 def _columns(counting: Iterable[Counting]) -> list[list[Counting]]:
@@ -64,10 +66,6 @@ def _columns(counting: Iterable[Counting]) -> list[list[Counting]]:
     for each in counting:
         columns[keys.comparison_key(_unseeded(each.first.result.cell))].append(each)
     return list(columns.values())
-
-
-def _flagged(result: CellResult, flag: str) -> CellResult:
-    return result.model_copy(update={"flags": tuple(sorted({*result.flags, flag}))})
 
 
 def _unseeded(cell: Cell) -> Cell:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bench.keys import Keys, Once, training_key
 from bench.report.submissions.read import STATES, Entry, order, person
-from bench.types import ModelRef, TrainRef
+from bench.types import Cell, ModelRef, TrainRef
 
 _DIGITS = 8
 
@@ -44,12 +44,14 @@ class Groups(NamedTuple):
         ranked: the fingerprint that tables show by (recipe, seed).
         owners: whose a network is.
         shown: whose seeds a row averages.
+        measured: whose a row is: of its network, else of whoever of those that measured it comes first.
     """
 
     of: Mapping[_Place, tuple[Network, Row]]
     ranked: Mapping[tuple[str, int], str]
     owners: Mapping[Network, Entry]
     shown: Mapping[Row, Entry]
+    measured: Mapping[Row, Entry]
 
     def is_ranked(self, entry: Entry) -> bool:
         """Say whether tables may show an entry: a row is of the same weights, and of the seeds of one submission."""
@@ -74,6 +76,10 @@ class Groups(NamedTuple):
     def is_of_owner(self, entries: Iterable[Entry]) -> bool:
         """Say whether one of some entries is of the submission whose seeds their row averages."""
         return any(_source(entry) == _source(self.shown[self.row(entry)]) for entry in entries)
+
+    def is_of_row(self, entries: Iterable[Entry]) -> bool:
+        """Say whether one of some entries is of those whose row it is."""
+        return any(_source(entry) == _source(self.measured[self.row(entry)]) for entry in entries)
 
     def may_be_one(self, entry: Entry, other: Entry) -> bool:
         """Say whether two entries are of the same weights, as far as is known: a run file does not name them."""
@@ -106,10 +112,18 @@ def groups(entries: Iterable[Entry]) -> Groups:
         shown.setdefault(row, owners[counting])
         if network == counting:
             by_row[row][_source(owners[network])].append(entry)
+    measured = dict(shown)
     for row, several in by_row.items():
         best = max(several.values(), key=_weight)
         shown[row] = owners[of[_place(best[0])][0]]
-    return Groups(of, ranked, owners, shown)
+        own = [entry for entry in best if _source(entry) == _source(shown[row])]
+        measured[row] = min(own or best, key=priority)
+    return Groups(of, ranked, owners, shown, measured)
+
+
+def row_of(cell: Cell, keys: Keys) -> Row:
+    """Return the row that a cell is of, whatever its seed and whatever files of weights are called."""
+    return keys.text(cell.data), _recipe(cell.model)[0], "" if cell.step is None else keys.text(cell.step)
 
 
 def priority(entry: Entry) -> tuple[int, float, bool, str]:
