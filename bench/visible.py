@@ -49,7 +49,8 @@ _OF_NAMES = " .-'’"
 #: Words that say something of a result, or stand between names.
 _OURS = re.compile(
     r"\b(?:and|by|more|not|nobody|somebody|repeated|predictions?|verified|consistent|outcomes|plausible|checked|compared|"
-    r"withdrawn|superseded|replaced|precision|holds?)\b",
+    r"withdrawn|superseded|replaced|precision|holds?|run|file|upper|bound|white-box|adaptive|static|worst|best|rank|null|"
+    r"nan|none)\b",
     re.IGNORECASE,
 )
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
@@ -117,7 +118,8 @@ def named(who: str) -> str:
     """
     plain, shown = _plain(who), distinct(who)
     is_name = all(letter in _OF_NAMES or unicodedata.category(letter)[0] in "LMN" for letter in plain)
-    return shown if is_name and not _OURS.search(plain) else quoted(shown)
+    is_bare = plain.strip("'’") == plain
+    return shown if is_name and is_bare and not _OURS.search(plain) else quoted(shown)
 
 
 def without_surrogates(text: str) -> str:

@@ -93,8 +93,9 @@ def _measure_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PATTERN",
         help="attacks without which a row is not ranked, one for each pattern: a name, best with its threat "
-        "('pgd Linf eps=8/255'), is the attack with its usual parameters; others are named ('pgd*steps=50*'). What "
-        "other attacks break counts where they were run. Default: all attacks of the table",
+        "('pgd Linf eps=8/255'), is the attack with its usual parameters; others are named ('pgd*steps=50*'), and one "
+        "set of images ('cifar10: pgd'). What other attacks break counts where they were run. Default: all attacks of "
+        "the table",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(

@@ -213,9 +213,10 @@ def store(tmp_path):
     [
         (
             ["--require", "autoatack"],
-            "--require autoatack: no result is of such an attack with its usual parameters; there are fgsm; pgd",
+            "--require autoatack: no result is of such an attack; there are fgsm; pgd",
         ),
-        (["--require", "pgd linf eps=1/255"], "there are pgd[steps=20]"),
+        (["--require", "pgd linf eps=1/255"], "no result is of such an attack; there are pgd L∞ ε=8/255"),
+        (["--require", "cifar10: pgd"], "--require cifar10: pgd: no result is of such an attack; there are fgsm; pgd"),
         (["--require", " "], "--require: a pattern is empty"),
         (["--require", "pgd", "--paper"], "leave out --paper"),
         (["--require", "pgd", "--eps", "1/255"], "leave out --eps"),
@@ -227,6 +228,17 @@ def test_what_cannot_be_required_is_one_line(store, capsys, arguments, why):
     assert main(["leaderboard", "--store", store, *arguments]) == 2
     error = capsys.readouterr().err
     assert why in error and error.count("\n") == 1
+
+
+def test_a_pattern_may_be_of_one_set_of_images():
+    own = [row(recipe, "pgd", n, dataset="svhn", eps="16/255") for recipe, n in (("pgd-at", 90), ("trades", 110))]
+    patterns = ("digits: pgd linf eps=8/255", "svhn: pgd linf eps=16/255")
+    board = build([*rows(), *own], policy=Policy(patterns))
+    found = {table.dataset: [each.name for each in table.ranking.ranks] for table in board.tables}
+    assert found == {"digits": ["pgd-at", "trades", "standard"], "svhn": ["trades", "pgd-at"]}
+    # Without the names of the sets each table needs both, and none has them.
+    tables = build([*rows(), *own], policy=Policy([each.partition(": ")[2] for each in patterns])).tables
+    assert [table.ranking for table in tables] == [None, None]
 
 
 def test_a_pattern_that_one_threat_alone_matches_is_there(tmp_path, capsys):

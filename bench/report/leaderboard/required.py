@@ -22,7 +22,8 @@ class Policy(NamedTuple):
     """What a leaderboard of many people goes by.
 
     Attributes:
-        required: patterns of the attacks that a row needs before it is ranked; without any, all that another row has.
+        required: patterns of the attacks that a row needs before it is ranked, for all tables, or behind ``NAME: `` for
+            those of a set of images; without any, all that another row has.
         broken_too: which images survived in other measurements of a cell, by the key of the result that stands for it.
     """
 
@@ -38,6 +39,18 @@ Column = tuple[str, str]
 
 #: Columns of which a row needs one, once for each pattern, for each threat; under one that is not there all are needed.
 Required = Mapping[str, Sequence[frozenset[Column]]]
+
+
+def of_set(patterns: Iterable[str], dataset: str) -> list[str]:
+    """Return the patterns that are for the tables of a set of images, without its name."""
+    split = [_split(pattern) for pattern in patterns]
+    return [attack for name, attack in split if matches(name, [dataset])]
+
+
+def _split(pattern: str) -> tuple[str, str]:
+    """Return of which sets of images a pattern is, itself a pattern, and that of the attack."""
+    before, colon, after = pattern.partition(": ")
+    return (before.strip(), after.strip()) if colon else ("*", pattern)
 
 
 def required(
@@ -158,16 +171,22 @@ def _has_usual_parameters(attack: MethodRef) -> bool:
 def unmatched(patterns: Iterable[str], attacks: Iterable[tuple[str, Measured]]) -> Iterator[tuple[str, list[str]]]:
     """Yield the patterns that match no attack, each with what may be named instead.
 
-    These are attacks of the name with which the pattern begins, with all parameters; where there is none, all labels.
+    These are attacks of the name with which the pattern begins; where there is none, all labels.
 
     Args:
-        patterns: as of :func:`required`.
+        patterns: as of :class:`Policy`.
         attacks: results, each with the label of its attack.
     """
-    first = {(label, result.cell.attack): result for label, result in attacks if result.cell.attack is not None}
-    known = [Names.of(label, result) for (label, _), result in first.items()]
+    first = {
+        (result.names.dataset, label, result.cell.attack): result
+        for label, result in attacks
+        if result.cell.attack is not None
+    }
+    known = [(dataset, Names.of(label, result)) for (dataset, label, _), result in first.items()]
     for pattern in dict.fromkeys(patterns):
-        if not any(names.match(pattern) for names in known):
-            begin = pattern.split()[0].partition("*")[0].casefold()
-            whole = {names.whole[0] for names in known if names.whole[0].startswith(f"{begin}[")}
-            yield pattern, sorted(whole or {label for label, _ in first})
+        name, attack = _split(pattern)
+        own = [names for dataset, names in known if matches(name, [dataset])]
+        if not any(names.match(attack) for names in own):
+            begin = f"{attack.split()[0].partition('*')[0].casefold()}["
+            alike = {(names.plain or names.whole)[2] for names in own if names.whole[0].startswith(begin)}
+            yield pattern, sorted(alike or {label for _, label, _ in first})

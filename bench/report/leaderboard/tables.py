@@ -26,7 +26,7 @@ from bench.report.leaderboard.labels import (
 )
 from bench.report.leaderboard.queries import query_lines
 from bench.report.leaderboard.questions import Answer, questions
-from bench.report.leaderboard.required import ALL_ATTACKS, Policy, described, in_order, lacking_lines, required
+from bench.report.leaderboard.required import ALL_ATTACKS, Policy, described, in_order, lacking_lines, of_set, required
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.standing import Ranking, standing
 from bench.report.leaderboard.summaries import (
@@ -332,8 +332,9 @@ def build(
             missing = Counter(defense for key, defense in wanted.items() if key not in known)
             count = Count.of(wanted, status, {part.key for part in parts[content]})
             called = _Called.of(content, namesakes, rename)
+            asked = policy._replace(required=of_set(policy.required, own[0].names.dataset))
             table, named = _table(
-                own, parts[content], missing, count, rename, uncorrupted, policy, protocol=content[2], called=called
+                own, parts[content], missing, count, rename, uncorrupted, asked, protocol=content[2], called=called
             )
             tables.append(table)
             labels |= named

@@ -149,8 +149,7 @@ def unmatched_attacks(board: Board, patterns: Sequence[str]) -> list[str]:
     """Return a line on each pattern of attacks that matches none of a board, with what may be named instead."""
     attacks = ((board.labels[key][1], result) for key, result in board.results.items())
     return [
-        f"--require {pattern}: no result is of such an attack with its usual parameters; there are "
-        f"{_listed(others) or 'none'}"
+        f"--require {pattern}: no result is of such an attack; there are {_listed(others) or 'none'}"
         for pattern, others in unmatched(patterns, attacks)
     ]
 
