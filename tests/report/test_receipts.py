@@ -27,7 +27,7 @@ from bench.report.receipts.weights import of_files
 from bench.stats import wilson
 from bench.store.working_store import Store
 from bench.types import Cell, ModelRef, UsageError
-from tests.report.fabricate import result
+from tests.report import fabricate
 from tests.schedule import small
 
 #: Two chunks of images, with a fixed step and a random one.
@@ -1141,7 +1141,7 @@ def test_what_would_unpack_to_much_more_is_refused_before(folder, tmp_path):
 
 @pytest.mark.parametrize(("low", "holds"), [(3.3e-18, True), (0.0, True), (0.01, False)])
 def test_an_accuracy_at_the_end_of_its_interval_is_within_it(low, holds):
-    own = result("standard", "pgd", clean=[True] * 9, adversarial=[False] * 9)
+    own = fabricate.result("standard", "pgd", clean=[True] * 9, adversarial=[False] * 9)
     claimed = own.model_copy(update={"metrics": own.metrics.model_copy(update={"ci_low": low})})
     found = verdict.of_accuracy(SimpleNamespace(result=claimed), np.zeros(9, dtype=bool))
     assert (found.state == "holds") == holds

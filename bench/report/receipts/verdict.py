@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from bench.outcomes import Outcomes
-from bench.report.receipts import passes
-from bench.report.receipts.claims import ROUND_OFF, Wrong, distances_of
+from bench.report.receipts import claims, passes
+from bench.report.receipts.claims import Wrong, distances_of
 from bench.report.receipts.methods import unknown_threat, wrong_threat
 from bench.report.receipts.names import beside_presets
 from bench.report.receipts.read import Arrays, Receipt
@@ -287,7 +287,7 @@ def of_accuracy(receipt: Receipt, unbroken: Array) -> Finding:
     assert metrics is not None and metrics.ci_low is not None and metrics.ci_high is not None
     stated = receipt.result.outcomes_under_attack
     interval = f"[{100 * metrics.ci_low:.1f}, {100 * metrics.ci_high:.1f}]"
-    within = metrics.ci_low - ROUND_OFF <= now <= metrics.ci_high + ROUND_OFF
+    within = metrics.ci_low - claims.ROUND_OFF <= now <= metrics.ci_high + claims.ROUND_OFF
     line = f"{100 * now:.2f} % under attack now, {'within' if within else 'not within'} the claimed {interval}"
     changed = np.flatnonzero(np.array(list(stated or Outcomes.of(unbroken.tolist()))) != unbroken)
     return Finding("accuracy", "holds" if within else "refuted", line, tuple(changed.tolist()))
