@@ -340,8 +340,8 @@ def test_the_page_has_ranks_and_says_which_rows_have_none(tmp_path):
     page = render.as_html(board, render.contributions(found, both))
     rows = re.findall(r'<i class="rank" title="([^"]*)">([^<]*)</i><span>([^<]*)</span>', page)
     by = "rank by robust accuracy, worst case, under L∞ ε=8/255"
-    assert [(name, rank) for _, rank, name in rows] == [("mart", "–"), ("pgd-at", "1"), ("standard", "2")]
-    assert [words.removesuffix(", not settled") for words, *_ in rows] == ["no rank", by, by]
+    assert [(name, rank) for _, rank, name in rows] == [("pgd-at", "1"), ("standard", "2"), ("mart", "–")]
+    assert [words.removesuffix(", not settled") for words, *_ in rows] == [by, by, "no rank"]
 
 
 def survivors(both):

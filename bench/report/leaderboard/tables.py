@@ -480,7 +480,7 @@ def _table(
     asked = questions((step._replace(row=row) for step, row in zip(purifiers, judged, strict=True)), attacks, waiting)
     by = described(needed, attacks)
     stands = standing(defenses, {each: threats[each] for each in attacks}, RANKED, waiting, list(asked), by)
-    first = results[0]
+    defenses, first = _ranked_first(defenses, stands.ranking), results[0]
     rows = tuple(chain.from_iterable(_rows(defense, first.cell.data) for defense in defenses))
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
     table = Table(
@@ -547,6 +547,12 @@ def _by_row(measured: Iterable[Result], row_ids: RowIds) -> dict[str, list[Resul
 def _best_first(defenses: Iterable[DefenseSummary], group: str) -> list[DefenseSummary]:
     """Return defenses by how they do under the threat that ranks a table, the best first."""
     return sorted(defenses, key=lambda each: (*(-number for number in each.rank(RANKED, group)), each.name))
+
+
+def _ranked_first(defenses: Iterable[DefenseSummary], ranking: Ranking | None) -> list[DefenseSummary]:
+    """Return defenses in their order, those without a rank behind: a number of fewer attacks looks like the best."""
+    ranked = {rank.name for rank in ranking.ranks} if ranking else set()
+    return sorted(defenses, key=lambda each: each.name not in ranked)
 
 
 def _waiting(
