@@ -485,6 +485,27 @@ def test_nobody_else_makes_the_gap_of_a_row_smaller_by_images_of_an_attacker_who
     assert [row.values[gap].number for row in table.rows if gap in row.values] == before
 
 
+def test_nobody_else_changes_the_verdict_on_a_step():
+    own = [measured("Ada", 0, 0.1), jpeg("Ada", 0.8, "static"), jpeg("Ada", 0.7, "adaptive")]
+
+    def said(*entries):
+        (table,), _ = tables(*entries)
+        verdicts = [threat.judgement for threat in table.threats if threat.judgement]
+        settled = [each for each in table.answers if each.kind == "verdict"]
+        return [(each.verdict, each.over_base.number, each.reasons) for each in verdicts], settled
+
+    before = said(*own)
+    assert len(before[0]) == 1 and before[0][0][1] > 0.4
+    # Stronger ones, weaker ones and others on the step, and others on its base.
+    for other in (
+        jpeg("Sam", 0.0, "adaptive", arrival=2.0),
+        jpeg("Sam", 0.0, "adaptive", attack="apgd-ce", arrival=2.0),
+        jpeg("Sam", 0.9, "static", attack="apgd-ce", arrival=2.0),
+        measured("Sam", 0, 0.0, weights="Ada", attack="apgd-ce", arrival=2.0),
+    ):
+        assert said(*own, other) == before
+
+
 def test_images_of_both_accesses_are_said_to_be_one_measurement():
     static, adaptive = (
         entry._replace(images="a" * 64) for entry in (jpeg("Ada", 0.2, "static"), jpeg("Ada", 0.2, "adaptive"))

@@ -108,8 +108,8 @@ def _of_verdict(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> Q
     possible = frozenset[Finding](("above", "open")) if spared else _EVERY
     if threat.judgement is not None:
         possible &= {_RESTS_ON[threat.judgement.verdict], "open"}
-    first = Contender(row.name, row.known_survivors(group, row.accesses, list(attacks[group])))
-    second = Contender(base.name, base.known_survivors(group, base.accesses, common))
+    first = Contender(row.name, row.known_survivors(group, row.accesses, list(attacks[group]), by_all=False))
+    second = Contender(base.name, base.known_survivors(group, base.accesses, common, by_all=False))
     return Question(row.name, group, "verdict", first, second, possible)
 
 

@@ -310,11 +310,16 @@ class DefenseCells:
         n = min((outcomes.n for outcomes in chain.from_iterable(own.values() for own in known)), default=0)
         return {seed: right_in_all(own[seed].first(n) for own in known) for seed in known[0] if n}
 
-    def known_survivors(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Mapping[int, Outcomes]:
-        """Return which images survive every attack, by seed: of all, or of the first ones where a cell is begun."""
+    def known_survivors(
+        self, group: str, accesses: Sequence[Access], attacks: Sequence[str], *, by_all: bool = True
+    ) -> Mapping[int, Outcomes]:
+        """Return which images survive every attack, by seed: of all, or of the first ones where a cell is begun.
+
+        Of a public leaderboard also the attacks of others, unless ``by_all`` is false.
+        """
         if any((access, group, attack) in self.begun for access, attack in product(accesses, attacks)):
             return self.first_survivors(group, accesses, attacks)
-        return self.worst_case(group, accesses, attacks)[1]
+        return self.worst_case(group, accesses, attacks, by_all=by_all)[1]
 
     def under_attack(self, results: Sequence[CellResult]) -> Value:
         """Return the accuracy under one attack, with the robust accuracy beside it."""
