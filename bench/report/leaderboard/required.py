@@ -24,7 +24,7 @@ class Policy(NamedTuple):
     Attributes:
         required: patterns of the attacks that a row needs before it is ranked, for all tables, or behind ``NAME: `` for
             those of a set of images; without any, all that another row has.
-        broken_too: which images survived in other measurements of a cell, by the key of the result that stands for it.
+        broken_too: which images survived in other measurements on a row, by the key of one of its results.
     """
 
     required: Sequence[str] = ()

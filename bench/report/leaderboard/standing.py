@@ -46,7 +46,7 @@ def standing(
     questions: Sequence[Question],
     required: str = "",
 ) -> Standing:
-    """Return the ranks of a table and, in the order of its rows, the answers to its questions.
+    """Return the ranks of a table and, in the order of ``defenses``, the answers to its questions.
 
     Not ranked are rows that were attacked by fewer attacks or with fewer seeds than the others, because cells failed or
     were never planned. A worst case that is an upper bound only has a rank: that under the attacks of the table.

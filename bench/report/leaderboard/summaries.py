@@ -161,7 +161,7 @@ class Terms:
     conditional_attacks: frozenset[str]
     #: Of which attacks a row needs one each, by threat; of others, all that any row has.
     required: Required
-    #: Which images survived in other measurements of a cell, by the key of its result: worst cases count these as well.
+    #: Which images survived in other measurements on a row, by the key of one of its results: worst cases count these.
     broken_too: Mapping[str, Sequence[Outcomes]]
 
 

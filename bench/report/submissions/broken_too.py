@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from bench.keys import Keys
 from bench.report.submissions.read import REPEATED, Entry
 from bench.report.submissions.seeds import Counting
-from bench.report.submissions.weights import Row, row_of
+from bench.report.submissions.weights import Row, Rows
 from bench.types import threat_text
 
 #: A row, the threat, the access, the seed, and the weights: what the images of a worst case have in common.
@@ -31,24 +30,24 @@ def broken_too(counting: Iterable[Counting], others: Iterable[Entry]) -> Mapping
         counting: what counts of each cell, by those whose row it is.
         others: what does not, and was not withdrawn, and of whose images and attack nothing is in doubt.
     """
-    keys = Keys()
+    rows = Rows()
     by_place: dict[_Place, list[Entry]] = defaultdict(list)
     for entry in others:
-        if entry.state in REPEATED and _shows(entry) and (place := _place(entry, keys)) is not None:
+        if entry.state in REPEATED and _shows(entry) and (place := _place(entry, rows)) is not None:
             by_place[place].append(entry)
     found: dict[str, tuple[Entry, ...]] = {}
     for each in counting:
-        place = _place(each.first, keys)
+        place = _place(each.first, rows)
         if place is not None and place in by_place and each.result.robust_outcomes is not None:
             found[each.result.key] = tuple(by_place.pop(place))
     return found
 
 
-def _place(entry: Entry, keys: Keys) -> _Place | None:
+def _place(entry: Entry, rows: Rows) -> _Place | None:
     cell = entry.result.cell
     if cell.attack is None:
         return None
-    return row_of(cell, keys), threat_text(cell.attack.threat), cell.access, cell.seed, entry.trained
+    return rows.of(cell), threat_text(cell.attack.threat), cell.access, cell.seed, entry.trained
 
 
 def _shows(entry: Entry) -> bool:

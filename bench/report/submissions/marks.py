@@ -23,7 +23,7 @@ def stated_flags(entry: Entry, groups: weights.Groups) -> frozenset[str]:
     return frozenset(flag for flag in entry.result.flags if is_own or of_run(flag)) - OF_TABLES
 
 
-def flags_by_others(first: Entry, others: Iterable[Entry]) -> set[str]:
+def differing_flags(first: Entry, others: Iterable[Entry]) -> set[str]:
     """Return the flags of a result that others measured otherwise: which of its outcomes differ."""
     mine = first.result
     marks: set[str] = set()

@@ -23,7 +23,7 @@ from bench.report.submissions.copies import measured_once, outcomes_of
 from bench.report.submissions.identity import identified
 from bench.report.submissions.images import of_one_set
 from bench.report.submissions.known import how_known, rank, unproven_flags
-from bench.report.submissions.marks import flags_by_others, may_mark, no_op_flags, stated_flags
+from bench.report.submissions.marks import differing_flags, may_mark, no_op_flags, stated_flags
 from bench.report.submissions.newer import newest_of_folders, without_replaced
 from bench.report.submissions.one_name import with_one_name
 from bench.report.submissions.read import Entry, LeftOut, Submissions, order, person
@@ -48,7 +48,7 @@ class Merged(NamedTuple):
         remarks: results that are not used, and why.
         unreplaced: files that say they replace what is somebody else's or known better, which is not done.
         like_withdrawn: results with the outcomes of one that was withdrawn, which count.
-        broken_too: other measurements whose broken images count in worst cases, by the key of the result that counts.
+        broken_too: other measurements whose broken images count in worst cases, by the key of a result of the row.
     """
 
     ranked: list[CellResult]
@@ -63,7 +63,7 @@ class Merged(NamedTuple):
 
     @property
     def survivors(self) -> dict[str, list[Outcomes]]:
-        """Which images survived in other measurements, by the key of the result that counts."""
+        """Which images survived in other measurements, by the key of a result of the row."""
         outcomes = {key: [each.result.robust_outcomes for each in own] for key, own in self.broken_too.items()}
         return {key: [each for each in own if each is not None] for key, own in outcomes.items()}
 
@@ -126,8 +126,8 @@ def _counted(entries: Iterable[Entry]) -> tuple[list[Counting], list[Differing]]
 
 def _flagged(first: Entry, others: Iterable[Entry], groups: weights.Groups) -> CellResult:
     """Return the result that counts of a cell, with all that is to be said of it."""
-    by_others = flags_by_others(first, [each for each in others if may_mark(each, first, groups)])
-    flags = {*stated_flags(first, groups), *by_others, *unproven_flags(first), *no_op_flags(first)}
+    differing = differing_flags(first, [each for each in others if may_mark(each, first, groups)])
+    flags = {*stated_flags(first, groups), *differing, *unproven_flags(first), *no_op_flags(first)}
     return first.result.model_copy(update={"flags": tuple(sorted(flags))})
 
 

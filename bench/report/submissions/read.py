@@ -245,8 +245,8 @@ def of_unknown_flags(entries: Iterable[Entry]) -> Iterator[LeftOut]:
 def unknown_flags(results: Iterable[CellResult]) -> str:
     """Return which flags of the results of a file are left out, in words; empty where none is."""
     flags = list(dict.fromkeys(chain.from_iterable(map(unknown, results))))
-    named = listed(map(shown, flags), _FLAGS)
-    return f"its flag{'s' * (len(flags) > 1)} {named}, which no run of this version gives" if flags else ""
+    words = listed(map(shown, flags), _FLAGS)
+    return f"its flag{'s' * (len(flags) > 1)} {words}, which no run of this version gives" if flags else ""
 
 
 def withdrawn(root: Path) -> tuple[Withdrawal, ...]:

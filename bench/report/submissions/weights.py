@@ -91,8 +91,8 @@ def groups(entries: Iterable[Entry]) -> Groups:
     """Return which entries were measured on the same weights, and which weights count for each recipe and row.
 
     Of a recipe the seeds of one submission count, so that nobody adds a seed to what is somebody else's, under no name:
-    of two those that :func:`_weight` puts first. Seeds that they
-    lack may be those of another, in rows that they do not have.
+    of two those that :func:`_weight` puts first. Seeds that they lack may be those of another, in rows that they do not
+    have.
     """
     entries = sorted(entries, key=order)
     of = _networks(entries)
@@ -121,9 +121,21 @@ def groups(entries: Iterable[Entry]) -> Groups:
     return Groups(of, ranked, owners, shown, measured)
 
 
-def row_of(cell: Cell, keys: Keys) -> Row:
-    """Return the row that a cell is of, whatever its seed and whatever files of weights are called."""
-    return keys.text(cell.data), _recipe(cell.model)[0], "" if cell.step is None else keys.text(cell.step)
+class Rows:
+    """Tells of which row a cell is, whatever its seed and whatever files of weights are called."""
+
+    def __init__(self) -> None:
+        self._keys = Keys()
+        self._recipes = Once[ModelRef, tuple[str, str]](_recipe)
+
+    def recipe(self, model: ModelRef) -> tuple[str, str]:
+        """Return what seeds of a network have in common, and the key of the training of this one."""
+        return self._recipes(model)
+
+    def of(self, cell: Cell) -> Row:
+        """Return the row of a cell."""
+        step = "" if cell.step is None else self._keys.text(cell.step)
+        return self._keys.text(cell.data), self.recipe(cell.model)[0], step
 
 
 def priority(entry: Entry) -> tuple[int, float, bool, str]:
@@ -171,17 +183,16 @@ def _networks(entries: Iterable[Entry]) -> dict[_Place, tuple[Network, Row]]:
     """
     of: dict[_Place, tuple[Network, Row]] = {}
     known: dict[_Answers, str] = {}
-    keys, recipes = Keys(), Once[ModelRef, tuple[str, str]](_recipe)
+    keys, rows = Keys(), Rows()
     runs: dict[tuple[str, str], list[Entry]] = defaultdict(list)
 
     def put(entry: Entry, fingerprint: str) -> None:
-        cell, (recipe, _) = entry.result.cell, recipes(entry.result.cell.model)
-        row = keys.text(cell.data), recipe, "" if cell.step is None else keys.text(cell.step)
-        of[_place(entry)] = Network(recipe, cell.seed, fingerprint), row
+        cell = entry.result.cell
+        of[_place(entry)] = Network(rows.recipe(cell.model)[0], cell.seed, fingerprint), rows.of(cell)
 
     for entry in entries:
         model = entry.result.cell.model
-        _, key = recipes(model)
+        _, key = rows.recipe(model)
         if not _names_weights(entry):
             runs[entry.file, key].append(entry)
             continue
